@@ -1,0 +1,1 @@
+"""Figures: one file a figure, each with its peer and its limit from the same run."""

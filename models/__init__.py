@@ -1,0 +1,1 @@
+"""Frozen deep trunks, the experts that learn online, and the weights that are published."""

@@ -1,0 +1,1 @@
+"""Trunks: offline training in torch, inference in numpy."""

@@ -1,0 +1,1 @@
+"""Online experts and their progressive metrics."""

@@ -1,0 +1,1 @@
+"""Recorded logs, the Double-11 simulator, pacing, the report."""

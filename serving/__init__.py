@@ -1,0 +1,1 @@
+"""The scorer (a library) and its HTTP server."""

@@ -1,0 +1,1 @@
+"""RocksDB state: real-time features, the impression-action join, checkpoint and restore."""

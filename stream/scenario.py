@@ -1,0 +1,132 @@
+"""The scenario: one TOML file that names topics, times, features, trunk and learners.
+
+Everything has a default. A refused file says which field is wrong and what is allowed.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
+Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+
+class ScenarioError(ValueError):
+    """The scenario cannot be used; the message names the field and what is allowed."""
+
+
+class _Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    pass
+
+
+class Topics(_Section):
+    """Names and shape of the topics; source topics share one partition count."""
+
+    impressions: TopicName = "surgeline-impressions"
+    actions: TopicName = "surgeline-actions"
+    dead_letter: TopicName = "surgeline-dead-letter"
+    weights: TopicName = "surgeline-weights"
+    features: TopicName = "surgeline-features"
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4
+    replication: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+
+class Times(_Section):
+    """Event-time rules, all in seconds.
+
+    ``label_window_s``: an impression becomes a sample this long after it was shown; clicks until then
+    decide its label. ``join_limit_s``: an impression is remembered this long for later actions and for
+    dropping duplicates, and an action waits this long for its impression. ``lateness_s``: how far the
+    watermark trails the newest event. ``idle_s``: a partition without new records for this long (wall
+    clock) no longer holds the watermark back. ``max_future_s``: an event further ahead of the wall clock
+    goes to the dead-letter topic.
+    """
+
+    tick_s: Annotated[float, msgspec.Meta(ge=0.1, le=3600.0)] = 1.0
+    label_window_s: Seconds = 5.0
+    join_limit_s: Seconds = 300.0
+    lateness_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
+    idle_s: Seconds = 2.0
+    max_future_s: Seconds = 300.0
+
+
+class Features(_Section):
+    """Real-time features: decayed counts at these half-lives (seconds) and smoothed rates.
+
+    ``smoothing`` is the number of pseudo-impressions at the global rate. ``cached_rows`` bounds the rows
+    that each table keeps in memory; the rest stay in RocksDB.
+    """
+
+    half_lives_s: Annotated[list[Seconds], msgspec.Meta(min_length=1, max_length=8)] = msgspec.field(
+        default_factory=lambda: [60.0, 600.0, 3600.0]
+    )
+    smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 20.0
+    cached_rows: Annotated[int, msgspec.Meta(ge=1_000)] = 2_000_000
+
+
+class Learners(_Section):
+    """The online experts.
+
+    ``prior_precision`` pulls the last layer to the frozen one, ``feature_prior_precision`` pulls weights
+    of real-time features to zero; ``half_life_s`` is the forgetting of old evidence (event time).
+    ``river`` names River learners; each learns at most ``river_samples_per_tick`` samples a tick (what
+    is skipped is counted).
+    """
+
+    prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 20.0
+    feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 20.0
+    half_life_s: Seconds = 7200.0
+    river: list[str] = msgspec.field(default_factory=lambda: ["logistic"])
+    river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 500
+
+
+class Scenario(_Section):
+    """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote."""
+
+    name: TopicName = "surgeline"
+    trunk: str = ""
+    topics: Topics = msgspec.field(default_factory=Topics)
+    times: Times = msgspec.field(default_factory=Times)
+    features: Features = msgspec.field(default_factory=Features)
+    learners: Learners = msgspec.field(default_factory=Learners)
+
+    def __post_init__(self) -> None:
+        times = self.times
+        if times.join_limit_s < times.label_window_s:
+            raise ValueError(
+                f"times.join_limit_s ({times.join_limit_s:g}) must be at least "
+                f"times.label_window_s ({times.label_window_s:g})"
+            )
+        if len(set(self.features.half_lives_s)) != len(self.features.half_lives_s):
+            raise ValueError("features.half_lives_s must not repeat a value")
+
+
+def home() -> Path:
+    """Where state, trunks and downloads live: ``SURGELINE_HOME``, else ``.surgeline`` here."""
+    return Path(os.environ.get("SURGELINE_HOME", ".surgeline"))
+
+
+def load_scenario(path: str | os.PathLike[str] | None = None) -> Scenario:
+    """Read a scenario from ``path``, else from ``SURGELINE_SCENARIO``, else the defaults.
+
+    Raises ``ScenarioError`` for a file that is missing, is not TOML, or has a wrong field.
+    """
+    source = path or os.environ.get("SURGELINE_SCENARIO")
+    if not source:
+        return Scenario()
+    try:
+        data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ScenarioError(f"scenario {source}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"scenario {source}: not TOML: {error}") from error
+    try:
+        return msgspec.convert(data, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"scenario {source}: {error}") from error
