@@ -1,1 +1,1 @@
-"""The Faust app: event schemas, the batch transport, the engine, the tick, publishing, metrics, the live page."""
+"""The Faust app: event schemas, batch transport, engine, tick, publishing, metrics, live page."""

@@ -21,11 +21,7 @@ class ScenarioError(ValueError):
     """The scenario cannot be used; the message names the field and what is allowed."""
 
 
-class _Section(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    pass
-
-
-class Topics(_Section):
+class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Names and shape of the topics; source topics share one partition count."""
 
     impressions: TopicName = "surgeline-impressions"
@@ -37,7 +33,7 @@ class Topics(_Section):
     replication: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
 
 
-class Times(_Section):
+class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Event-time rules, all in seconds.
 
     ``label_window_s``: an impression becomes a sample this long after it was shown; clicks until then
@@ -56,7 +52,7 @@ class Times(_Section):
     max_future_s: Seconds = 300.0
 
 
-class Features(_Section):
+class Features(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Real-time features: decayed counts at these half-lives (seconds) and smoothed rates.
 
     ``smoothing`` is the number of pseudo-impressions at the global rate. ``cached_rows`` bounds the rows
@@ -70,7 +66,7 @@ class Features(_Section):
     cached_rows: Annotated[int, msgspec.Meta(ge=1_000)] = 2_000_000
 
 
-class Learners(_Section):
+class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The online experts.
 
     ``prior_precision`` pulls the last layer to the frozen one, ``feature_prior_precision`` pulls weights
@@ -86,7 +82,7 @@ class Learners(_Section):
     river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 500
 
 
-class Scenario(_Section):
+class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote."""
 
     name: TopicName = "surgeline"

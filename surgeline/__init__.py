@@ -1,1 +1,1 @@
-"""The command line and what composes the rooms: the demo, the broker, rehearsal. Imports all, imported by none."""
+"""The command line and what composes the rooms; imports all of them, imported by none."""
