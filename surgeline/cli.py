@@ -1,0 +1,88 @@
+"""The command line. A subcommand's module is imported when it is chosen, so that help is instant."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+import click
+
+#: Packages whose errors are written for people: one line, no traceback.
+ROOMS = frozenset({"stream", "state", "models", "serving", "replay", "surgeline"})
+
+
+class Lazy(NamedTuple):
+    """Where a subcommand lives, and its line in the help."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Lazy("surgeline.demo", "command", "A flash sale on this machine, start to end."),
+    "broker": Lazy("surgeline.broker", "command", "Run a broker on this machine until Ctrl-C."),
+    "topics": Lazy("surgeline.topics", "command", "Create the scenario's topics, or show them."),
+    "train": Lazy("surgeline.train", "command", "Train a trunk from a recorded log."),
+    "worker": Lazy("surgeline.worker", "command", "Run one engine worker (Faust)."),
+    "serve": Lazy("serving.cli", "serve", "Score over HTTP with the newest weights."),
+    "simulate": Lazy("replay.simulate.cli", "simulate", "Write a simulated sale as a recorded log."),
+    "replay": Lazy("replay.cli", "replay", "Send a recorded log to Kafka at its own pace or faster."),
+    "evaluate": Lazy("surgeline.evaluate", "command", "Rehearse a log without a broker and report."),
+    "logs": Lazy("replay.cli", "logs", "List the recorded logs that are known by name."),
+    "inspect": Lazy("replay.cli", "inspect_log", "Describe a recorded log."),
+    "export": Lazy("replay.cli", "export", "Write a recorded log in the canonical columns."),
+}
+
+
+class OneLine(click.ClickException):
+    """One of our typed errors as a message: status 2 for wrong input (``ValueError``), else 1."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error) or type(error).__name__)
+        self.exit_code = 2 if isinstance(error, ValueError) else 1
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether the error is a typed one of our rooms, and not a plain bug."""
+    room = type(error).__module__.partition(".")[0]
+    return room in ROOMS and isinstance(error, ValueError | RuntimeError)
+
+
+class LazyGroup(click.Group):
+    """A group that knows its subcommands by name and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = COMMANDS.get(cmd_name)
+        if lazy is None:
+            return None
+        command = getattr(importlib.import_module(lazy.module), lazy.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of subcommands from the table, where click would import every one of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.summary) for name, lazy in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, RuntimeError) as error:
+            # click's own Exit and Abort are RuntimeErrors too; they are not ours and pass.
+            if not is_ours(error):
+                raise
+            raise OneLine(error) from error
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="surgeline", prog_name="surgeline")
+def main() -> None:
+    """Surgeline: online learning for flash-sale traffic. Kafka in, a last layer that moves every second."""
+
+
+if __name__ == "__main__":
+    main()
