@@ -1,0 +1,146 @@
+"""The panel: all learners of one task side by side, judged on the same samples before they learn them.
+
+Not safe to share between threads: the worker calls it from one. Results depend on the number of BLAS
+threads; the engine limits them to one, so that a state does not depend on the machine's core count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from models.deep.trunk import Trunk
+from models.online.base import Learner
+from models.online.bayes import BayesianLogistic
+from models.online.codec import FloatArray, LearnerStateError, decode_state, encode_state
+from models.online.frozen import FrozenHead
+from models.online.ftrl import Ftrl
+from models.online.metrics import ProgressiveMetrics
+from models.online.posterior import to_head
+from models.weights import Head, LearnerMetrics
+
+_KIND, _VERSION = "panel", 1
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class Panel:
+    """Learners "frozen", "last_layer" (the one that is published), "ftrl" and "river_<name>".
+
+    All see ``z`` (n, p) = [bias = 1 | hidden (d) | real-time features (q)]; River learners read the
+    real-time features only. ``last_layer`` starts from the frozen head with ``prior_precision`` on bias
+    and hidden weights, and from zero with ``feature_prior_precision`` on real-time features; it keeps
+    ``forgetting_per_tick`` of its evidence every tick.
+    """
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        rt_feature_names: Sequence[str],
+        prior_precision: float,
+        feature_prior_precision: float,
+        forgetting_per_tick: float,
+        river: Sequence[str] = (),
+        river_samples_per_tick: int = 500,
+    ) -> None:
+        d, q = trunk.hidden_size, len(rt_feature_names)
+        self.feature_names = ["bias", *(f"hidden_{k}" for k in range(d)), *rt_feature_names]
+        self._hidden_size = d
+        frozen = np.concatenate([[trunk.head_bias], trunk.head_weight, np.zeros(q)])
+        precision = np.repeat([prior_precision, feature_prior_precision], [1 + d, q])
+        self.champion = BayesianLogistic(frozen, precision, forgetting_per_tick)
+        self._learners: list[Learner] = [FrozenHead(frozen), self.champion, Ftrl(frozen)]
+        self.learner_names = [learner.name for learner in self._learners]
+        self._metrics = {name: ProgressiveMetrics() for name in self.learner_names}
+        self.samples = 0
+        self._not_finite = 0
+
+    def assemble(self, hidden: Float32Array, rt: Float32Array) -> Float32Array:
+        """``z`` (n, p) float32, C-contiguous, from ``hidden`` (n, d) and real-time features (n, q)."""
+        z = np.empty((len(hidden), len(self.feature_names)), dtype=np.float32)
+        z[:, 0] = 1.0
+        z[:, 1 : 1 + self._hidden_size] = hidden
+        z[:, 1 + self._hidden_size :] = rt
+        return z
+
+    def predict(self, z: Float32Array) -> Float32Array:
+        """Probabilities (n, K) in the order of ``learner_names``, made when the impression is seen."""
+        predictions = np.empty((len(z), len(self._learners)), dtype=np.float32)
+        wide = z.astype(np.float64)
+        for k, learner in enumerate(self._learners):
+            predictions[:, k] = learner.predict(wide)
+        return predictions
+
+    def learn(self, z: Float32Array, y: FloatArray, predictions: Float32Array, elapsed_ticks: int) -> None:
+        """One tick: judge ``predictions`` (n, K), made before, then let every learner learn.
+
+        Rows that are not finite would poison a state for good: they are dropped and counted.
+        """
+        wide = z.astype(np.float64)
+        if not np.isfinite(wide.sum()):
+            good = np.isfinite(wide).all(axis=1)
+            self._not_finite += int(len(y) - good.sum())
+            wide, y, predictions = wide[good], y[good], predictions[good]
+        for k, name in enumerate(self.learner_names):
+            self._metrics[name].update(predictions[:, k], y, elapsed_ticks)
+        for learner in self._learners:
+            learner.learn(wide, y, elapsed_ticks)
+        self.samples += len(y)
+
+    def head(self) -> Head:
+        """The champion's posterior, as it is published."""
+        return to_head(self.champion.posterior())
+
+    def metrics(self) -> dict[str, LearnerMetrics]:
+        """Progressive figures of every learner since the start."""
+        return {name: metrics.summary() for name, metrics in self._metrics.items()}
+
+    def window_metrics(self) -> dict[str, LearnerMetrics]:
+        """Progressive figures of every learner over the last ten minutes of ticks."""
+        return {name: metrics.window_summary() for name, metrics in self._metrics.items()}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Samples that were not learned from, by learner; "not_finite" for rows that none took."""
+        skipped = {"not_finite": self._not_finite}
+        for learner in self._learners:
+            if hasattr(learner, "skipped"):
+                skipped[learner.name] = learner.skipped
+        return skipped
+
+    def state_bytes(self) -> bytes:
+        """Everything that ``learn`` changes; ``load_state`` continues bit for bit."""
+        values: dict[str, int | float | str] = {"samples": self.samples, "not_finite": self._not_finite}
+        values["features"] = "\n".join(self.feature_names)
+        values["learners"] = "\n".join(self.learner_names)
+        parts = {}
+        for learner in self._learners:
+            parts[f"learner.{learner.name}"] = learner.state_bytes()
+            parts[f"metrics.{learner.name}"] = self._metrics[learner.name].state_bytes()
+        return encode_state(_KIND, _VERSION, values, {}, parts)
+
+    def load_state(self, data: bytes) -> None:
+        """Raises ``LearnerStateError`` where the state is of other features, learners or another trunk.
+
+        Use the panel no further after that: some learners may have taken up their part.
+        """
+        state = decode_state(data, _KIND, _VERSION)
+        for what, names in (("features", self.feature_names), ("learners", self.learner_names)):
+            saved = state.text(what).split("\n")
+            if saved != names:
+                changed = sorted(set(saved) ^ set(names)) or ["their order"]
+                raise LearnerStateError(f"panel state: other {what} than this panel's: {', '.join(changed)}")
+        for learner in self._learners:
+            learner.load_state(state.part(f"learner.{learner.name}"))
+            self._metrics[learner.name].load_state(state.part(f"metrics.{learner.name}"))
+        self.samples, self._not_finite = state.integer("samples"), state.integer("not_finite")
+
+    def digest(self) -> str:
+        """sha256 (hex) over what the learners have learned; figures about them do not enter."""
+        digest = hashlib.sha256()
+        for learner in self._learners:
+            digest.update(learner.state_bytes())
+        return digest.hexdigest()
