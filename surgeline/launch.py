@@ -77,6 +77,11 @@ class Child:
         assert self._process is not None
         return self._process.poll()
 
+    def wait(self, timeout_s: float | None = None) -> int:
+        """The exit status once it ended; ``subprocess.TimeoutExpired`` if it did not in time."""
+        assert self._process is not None
+        return self._process.wait(timeout_s)
+
     def stop(self, patience_s: float = 10.0) -> None:
         """Ask it to end, then kill it and whatever it started. Safe to call again."""
         process = self._process
