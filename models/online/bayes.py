@@ -20,8 +20,8 @@ __all__ = ["BayesianLogistic", "Posterior", "from_head", "merge", "to_head"]
 
 _KIND, _VERSION = "bayes", 1
 
-#: Newton stops when the last step was shorter than this, in posterior standard deviations.
-STEP_TOLERANCE = 0.1
+#: Newton stops this close to the optimum, in posterior standard deviations.
+TOLERANCE = 0.03
 MAX_STEPS = 8
 MAX_HALVINGS = 20
 
@@ -33,8 +33,8 @@ class BayesianLogistic:
 
     1. forget: ``Lambda <- g Lambda + (1 - g) Lambda0``, the same for ``eta``, ``g = forgetting ** ticks``;
     2. Newton (IRLS) on ``sum log loss + w' Lambda w / 2 - eta' w``. A step that does not lower this
-       objective is halved. Stops after a full step shorter than ``STEP_TOLERANCE`` posterior standard
-       deviations: what remains is of the order of its square, far below what the data can tell;
+       objective is halved. Stops within ``TOLERANCE`` posterior standard deviations of the optimum, far
+       below what the data can tell: one step a tick once the stream is steady;
     3. ``Lambda <- Lambda + Z' S Z`` with ``S = p (1 - p)`` where the last step was linearised, and
        ``m`` = the last iterate, ``eta = Lambda m``.
 
@@ -74,27 +74,28 @@ class BayesianLogistic:
         Z = np.asarray(z, dtype=np.float64)
         w = self.mean
         logits = Z @ w
+        p = sigmoid(logits)
+        slope = eta - precision @ w + (y - p) @ Z
         value = _objective(logits, y, w, precision, eta)
         for _ in range(MAX_STEPS):
-            p = sigmoid(logits)
             rows = Z * np.sqrt(p * (1.0 - p))[:, None]
             curved = precision + rows.T @ rows
-            slope = eta - precision @ w + (y - p) @ Z
-            step = _solve(curved, slope)
-            length = float(np.sqrt(max(float(slope @ step), 0.0)))
-            size = 1.0
-            for _ in range(MAX_HALVINGS):
-                moved = w + size * step
+            factor = _factor(curved)
+            step = lapack.dpotrs(factor, slope)[0]
+            for halvings in range(MAX_HALVINGS):
+                moved = w + 0.5**halvings * step
                 moved_logits = Z @ moved
                 moved_value = _objective(moved_logits, y, moved, precision, eta)
                 # Rounding may raise the objective by a few ulps at the optimum itself.
                 if moved_value <= value + 1e-12 * abs(value):
-                    w, logits, value = moved, moved_logits, moved_value
                     break
-                size *= 0.5
             else:
                 break
-            if size == 1.0 and length < STEP_TOLERANCE:
+            w, logits, value = moved, moved_logits, moved_value
+            p = sigmoid(logits)
+            slope = eta - precision @ w + (y - p) @ Z
+            # What is left to go, in posterior standard deviations; the factor at hand is close enough.
+            if float(slope @ lapack.dpotrs(factor, slope)[0]) < TOLERANCE**2:
                 break
         self.precision, self.mean, self.eta = curved, w, curved @ w
         return len(y)
@@ -144,10 +145,15 @@ def _objective(
     return float(log_loss + 0.5 * w @ (precision @ w) - eta @ w)
 
 
-def _solve(precision: FloatArray, target: FloatArray) -> FloatArray:
-    # LAPACK directly: scipy.linalg.cho_solve checks cost more than the solution at p = 63.
-    _, solution, failed = lapack.dposv(precision, target)
+# LAPACK directly: the checks of scipy.linalg.cho_factor cost more than the solution at p = 63.
+def _factor(precision: FloatArray) -> FloatArray:
+    factor, failed = lapack.dpotrf(precision, clean=0)
     if failed:
         raise ArithmeticError("the posterior precision is not positive definite")
-    result: FloatArray = solution
+    result: FloatArray = factor
     return result
+
+
+def _solve(precision: FloatArray, target: FloatArray) -> FloatArray:
+    solution: FloatArray = lapack.dpotrs(_factor(precision), target)[0]
+    return solution
