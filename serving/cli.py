@@ -1,0 +1,58 @@
+"""``surgeline serve``: the scorer's server."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+from aiohttp import web
+
+from models.deep.locate import resolve_trunk
+from serving.feature_view import DEFAULT_CAPACITY, FeatureView
+from serving.follower import Follower
+from serving.scorer import Scorer
+from serving.server import create_app
+from stream.scenario import ScenarioError, home, load_scenario
+
+log = logging.getLogger(__name__)
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8500
+
+
+@click.command()
+@click.option("--scenario", type=click.Path(dir_okay=False), help="TOML file; the worker's own.")
+@click.option(
+    "--trunk", default="", help="Trunk folder; default: the scenario's, else the home's, else none."
+)
+@click.option("--host", default=DEFAULT_HOST, show_default=True)
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535))
+@click.option("--bootstrap", envvar="KAFKA_BOOTSTRAP", default="127.0.0.1:9092", show_default=True)
+@click.option(
+    "--feature-rows",
+    default=DEFAULT_CAPACITY,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Feature rows that each table holds in memory at most.",
+)
+def serve(scenario: str | None, trunk: str, host: str, port: int, bootstrap: str, feature_rows: int) -> None:
+    """Score candidates over HTTP with the newest weights of the weights topic."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        settings = load_scenario(scenario)
+        loaded = resolve_trunk(trunk or settings.trunk, home())
+    except (ScenarioError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    view = FeatureView(settings.features.half_lives_s, capacity=feature_rows)
+    scorer = Scorer(loaded, view, settings.features.smoothing)
+    topics = settings.topics
+
+    async def app() -> web.Application:
+        # Made on the loop that runs it: the follower's events belong to that loop.
+        return create_app(scorer, Follower(scorer, bootstrap, topics.weights, topics.features))
+
+    log.info("scoring with trunk %s (d = %d) on http://%s:%d", loaded.hash, loaded.hidden_size, host, port)
+    try:
+        web.run_app(app(), host=host, port=port, access_log=None, print=None, shutdown_timeout=10.0)
+    except OSError as error:
+        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error

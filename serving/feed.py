@@ -1,0 +1,156 @@
+"""One topic, read from its beginning and followed for ever: the topic alone is the source of truth."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class FeedSettings:
+    """Seconds, except ``max_records`` (a fetch). ``check_s``: how often the topic's end is asked for,
+    which is also how an outage is noticed."""
+
+    check_s: float = 5.0
+    answer_s: float = 10.0
+    first_retry_s: float = 0.5
+    last_retry_s: float = 10.0
+    missing_s: float = 1.0
+    max_records: int = 2000
+
+
+DEFAULTS = FeedSettings()
+
+
+class Feed:
+    """Reads ``topic`` from its beginning without a group and gives every batch to ``handle``.
+
+    ``ready`` is set once everything that stood in the topic at the start was handled; it stays set through
+    an outage. After one, reading goes on where it was. A topic that does not exist yet is waited for.
+    """
+
+    def __init__(
+        self, topic: str, bootstrap: str, handle: Handler, settings: FeedSettings = DEFAULTS
+    ) -> None:
+        self.topic = topic
+        self.ready = asyncio.Event()
+        self.connected = False
+        self.lag: int | None = None
+        self._bootstrap = bootstrap
+        self._handle = handle
+        self._settings = settings
+        self._positions: dict[TopicPartition, int] = {}
+
+    async def run(self) -> None:
+        """Follow until cancelled; whatever fails is logged and tried again."""
+        delay = self._settings.first_retry_s
+        while True:
+            began = time.monotonic()
+            try:
+                await self._session()
+            except (KafkaError, OSError, TimeoutError) as error:
+                log.warning(
+                    "%s: lost the broker at %s (%r); trying again", self.topic, self._bootstrap, error
+                )
+            except Exception:
+                # Serving what it has beats dying; the log says what the next try will meet again.
+                log.exception("%s: reading failed; trying again from the last batch", self.topic)
+            self.connected = False
+            if time.monotonic() - began > 2 * self._settings.last_retry_s:
+                delay = self._settings.first_retry_s
+            # Jitter: a fleet of scorers should not come back in step.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, self._settings.last_retry_s)
+
+    async def _session(self) -> None:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            client_id="surgeline-serving",
+        )
+        try:
+            async with asyncio.timeout(self._settings.answer_s):
+                await consumer.start()
+            await self._wait_for_topic(consumer)
+            await self._seek(consumer)
+            await self._follow(consumer)
+        finally:
+            # A stop that hangs on a dead broker must not keep the next try from starting.
+            with contextlib.suppress(KafkaError, OSError, TimeoutError):
+                async with asyncio.timeout(self._settings.answer_s):
+                    await consumer.stop()
+
+    async def _wait_for_topic(self, consumer: Any) -> None:
+        told = False
+        while True:
+            async with asyncio.timeout(self._settings.answer_s):
+                topics = await consumer.topics()
+            self.connected = True
+            if self.topic in topics:
+                break
+            if not told:
+                log.warning("topic %s does not exist at %s yet; waiting for it", self.topic, self._bootstrap)
+                told = True
+            await asyncio.sleep(self._settings.missing_s)
+        consumer.subscribe([self.topic])
+        async with asyncio.timeout(self._settings.answer_s):
+            # The client has no event for a group-less assignment.
+            while not consumer.assignment():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    async def _seek(self, consumer: Any) -> None:
+        """Go on where the last session was; a topic that is shorter now was made anew: from its start."""
+        assignment = consumer.assignment()
+        async with asyncio.timeout(self._settings.answer_s):
+            ends = await consumer.end_offsets(assignment)
+        for partition in assignment:
+            position = self._positions.get(partition)
+            if position is not None and position <= ends[partition]:
+                consumer.seek(partition, position)
+
+    async def _follow(self, consumer: Any) -> None:
+        settings = self._settings
+        next_check = time.monotonic() + settings.check_s
+        ends = await self._ends(consumer)
+        while True:
+            batches = await consumer.getmany(timeout_ms=250, max_records=settings.max_records)
+            for partition, records in batches.items():
+                await self._handle(records)
+                self._positions[partition] = records[-1].offset + 1
+            if time.monotonic() >= next_check:
+                # Also the way to readiness where a cleaned or recreated topic ends earlier than it did.
+                ends = await self._ends(consumer)
+                next_check = time.monotonic() + settings.check_s
+            elif batches or not self.ready.is_set():
+                await self._measure(consumer, ends)
+
+    async def _ends(self, consumer: Any) -> dict[TopicPartition, int]:
+        async with asyncio.timeout(self._settings.answer_s):
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        await self._measure(consumer, ends)
+        return ends
+
+    async def _measure(self, consumer: Any, ends: dict[TopicPartition, int]) -> None:
+        lag = 0
+        async with asyncio.timeout(self._settings.answer_s):
+            for partition, end in ends.items():
+                lag += max(0, end - await consumer.position(partition))
+        self.lag = lag
+        if lag == 0 and not self.ready.is_set():
+            log.info("topic %s is read to its end", self.topic)
+            self.ready.set()

@@ -1,0 +1,113 @@
+"""What a caller sends and gets: score requests, scores, and the stamp on every answer."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import msgspec
+
+from models.weights import Watermarks
+from serving.errors import RequestError
+
+MAX_ITEMS = 1000
+#: The same bounds as the event contract's, so that what was scored can be logged as an impression.
+MIN_EVENT_TIME = 946_684_800_000
+#: Features are of order one; far beyond it a float32 would overflow in the dot product's inputs.
+MAX_FEATURE = 1e9
+
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+OptionalId = Annotated[str, msgspec.Meta(max_length=256)]
+EventTime = Annotated[int, msgspec.Meta(ge=MIN_EVENT_TIME, le=2**53)]
+
+
+class Item(msgspec.Struct, kw_only=True, gc=False):
+    """One candidate. ``features`` are real-time features by name; they win over computed ones."""
+
+    item_id: Id
+    category_id: OptionalId = ""
+    shop_id: OptionalId = ""
+    position: Annotated[int, msgspec.Meta(ge=0, le=32_767)] = 0
+    price: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    features: dict[str, float] | None = None
+
+
+class ScoreRequest(msgspec.Struct, kw_only=True):
+    """The candidates of one user. ``event_time`` (ms UTC) is what counts are decayed to; default now.
+
+    ``with_features`` asks for the real-time features that were used, to be logged with the impressions:
+    the learner then learns from exactly what was scored.
+    """
+
+    user_id: Id
+    items: Annotated[list[Item], msgspec.Meta(min_length=1, max_length=MAX_ITEMS)]
+    context: dict[str, OptionalId] | None = None
+    event_time: EventTime | None = None
+    with_features: bool = False
+
+
+class Stamp(msgspec.Struct, kw_only=True, frozen=True):
+    """What an answer was computed with.
+
+    ``version`` is the sum of the ``sources``' versions; 0 is the frozen head, before any weights came.
+    ``watermarks`` are the smallest of the sources', ``weights_age_ms`` counts from the newest source's
+    creation; both are null at version 0. ``absent`` is the number of feature rows that were asked for
+    and not known, by table (a table without absent rows is left out).
+    """
+
+    version: int
+    sources: dict[str, int]
+    trunk_hash: str
+    watermarks: Watermarks | None
+    weights_age_ms: int | None
+    event_time: int
+    absent: dict[str, int]
+
+
+class Scores(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """Click probabilities in the order of the request's items, and the stamp.
+
+    ``features`` (only if asked for) is one list an item in the order of ``feature_names``.
+    """
+
+    scores: list[float]
+    stamp: Stamp
+    feature_names: list[str] | None = None
+    features: list[list[float]] | None = None
+
+
+_from_json = msgspec.json.Decoder(ScoreRequest)
+_from_msgpack = msgspec.msgpack.Decoder(ScoreRequest)
+_to_json = msgspec.json.Encoder()
+_to_msgpack = msgspec.msgpack.Encoder()
+_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_MISSING = re.compile(r"missing required field `([^`]+)`")
+
+
+def decode_request(data: bytes, *, msgpack: bool = False) -> ScoreRequest:
+    """Read a request from JSON or MessagePack. Raises ``RequestError`` that names the field.
+
+    >>> decode_request(b'{"user_id": "u", "items": [{"item_id": 3}]}')
+    Traceback (most recent call last):
+    serving.errors.RequestError: items[...].item_id: Expected `str`, got `int`
+    """
+    try:
+        return (_from_msgpack if msgpack else _from_json).decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _named(str(error)) from error
+
+
+def encode_scores(scores: Scores, *, msgpack: bool = False) -> bytes:
+    """The answer's bytes, in the format of the question."""
+    return (_to_msgpack if msgpack else _to_json).encode(scores)
+
+
+def _named(text: str) -> RequestError:
+    path = _PATH.search(text)
+    field = path.group(1) if path else ""
+    if path:
+        text = text[: path.start()]
+    missing = _MISSING.search(text)
+    if missing:
+        field = f"{field}.{missing.group(1)}" if field else missing.group(1)
+    return RequestError(field, text)
