@@ -1,0 +1,27 @@
+"""Recorded logs by name: one module an adapter, by the public column layout of its data set.
+
+A module has ``TITLE`` (one line), ``find() -> Path | None`` (where its data lies, without fetching) and
+``open_path(path: Path | None) -> RecordedLog``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+from replay.log import RecordedLog
+
+#: Names that `open_log` takes.
+ADAPTERS: tuple[str, ...] = ("obd",)
+
+
+def adapter(name: str) -> ModuleType:
+    """The module of an adapter; imported on first use."""
+    return import_module(f"replay.adapters.{name}")
+
+
+def open_adapter(name: str, path: Path | None = None) -> RecordedLog:
+    """Open the log ``name`` at ``path`` (a file or folder), else where its data is found."""
+    log: RecordedLog = adapter(name).open_path(path)
+    return log

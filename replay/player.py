@@ -1,0 +1,287 @@
+"""Play a recorded log into Kafka: paced, counted, and stopped cleanly.
+
+Reading, making JSON and sending overlap: the next frames are read and rendered in a thread while the
+current ones are on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time as clock
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from replay.columns import ACTION
+from replay.lag import LagProbe
+from replay.log import CHUNK_ROWS, RecordedLog
+from replay.pacing import Lateness, Pace, Shift, TimeMode, slices
+from replay.produce import Sender, check_broker, partitions_of
+from replay.records import Records, to_records
+from stream.events import Watermark
+from stream.scenario import Scenario
+
+DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a replay stands. ``event_ms``: time of the newest event sent, as it stands in the log."""
+
+    events: int
+    seconds: float
+    event_ms: int
+    lateness_s: float
+    lag: int | None = None
+
+
+@dataclass(slots=True)
+class PlayReport:
+    """What was sent, exactly. Times: event times in the log (ms UTC); lateness in seconds."""
+
+    impressions: int = 0
+    actions: int = 0
+    by_action: dict[str, int] = field(default_factory=dict)
+    watermarks: int = 0
+    watermark_ms: int | None = None
+    sent_bytes: int = 0
+    seconds: float = 0.0
+    first_ms: int | None = None
+    last_ms: int | None = None
+    lateness_max_s: float = 0.0
+    lateness_p99_s: float = 0.0
+    interrupted: bool = False
+
+    @property
+    def events(self) -> int:
+        return self.impressions + self.actions
+
+    @property
+    def rate(self) -> float:
+        """Events a second over the whole replay."""
+        return self.events / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Portion:
+    """Events that leave together; ``due_s`` after the start, ``None`` for at once."""
+
+    records: Records
+    partitions: np.ndarray
+    by_action: dict[str, int]
+    due_s: float | None
+    event_ms: int
+
+
+def play(
+    log: RecordedLog,
+    scenario: Scenario,
+    bootstrap: str | None = None,
+    speed: str = "max",
+    *,
+    rate: float | None = None,
+    time: TimeMode = "keep",
+    limit: int | None = None,
+    watermark: bool = True,
+    rows: int = CHUNK_ROWS,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> PlayReport:
+    """Send ``log`` to the scenario's topics, which are made where they are missing.
+
+    ``speed``: ``max``, ``1x``, ``Nx``; ``rate``: events/s instead; ``time``: ``keep`` event times or shift
+    them to ``now``; ``limit``: only the first events. At the end every partition of both topics gets a
+    watermark behind the last label window, unless ``watermark`` is false. Ctrl-C stops after the batch
+    that is being sent and returns what was sent (``interrupted``); a second Ctrl-C raises.
+    """
+    player = Player(log, scenario, bootstrap, Pace.parse(speed, rate), time, rows=rows, limit=limit)
+    return asyncio.run(player.run(watermark=watermark, on_progress=on_progress))
+
+
+class Player:
+    """One replay; `play` runs it, a program with its own event loop awaits `run` and may call `stop`."""
+
+    def __init__(
+        self,
+        log: RecordedLog,
+        scenario: Scenario,
+        bootstrap: str | None,
+        pace: Pace,
+        time: TimeMode = "keep",
+        *,
+        rows: int = CHUNK_ROWS,
+        limit: int | None = None,
+    ) -> None:
+        self.log = log
+        self.scenario = scenario
+        self.bootstrap = bootstrap or os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
+        self.pace = pace
+        self.shift = Shift(time)
+        self.report = PlayReport()
+        self._rows = rows
+        self._limit = limit
+        self._lateness = Lateness()
+        self._last_sent_ms = 0
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Stop after the batch that is being sent."""
+        self._stop.set()
+
+    async def run(
+        self, *, watermark: bool = True, on_progress: Callable[[Progress], None] | None = None
+    ) -> PlayReport:
+        """Play to the end, or until `stop`; returns the report."""
+        await asyncio.to_thread(prepare, self.bootstrap, self.scenario)
+        topics = self.scenario.topics
+        with _interrupts(self.stop):
+            async with (
+                Sender(self.bootstrap, topics.impressions, topics.actions) as sender,
+                LagProbe(self.bootstrap, self.scenario.name, sender.ends) as lag,
+            ):
+                await self._play(sender, lag, on_progress)
+                if watermark and not self._stop.is_set() and self.report.events:
+                    await self._send_watermark(sender)
+                await sender.flush()
+                self.report.sent_bytes = sender.sent_bytes
+        self.report.interrupted = self._stop.is_set()
+        self.report.lateness_max_s = self._lateness.worst_s
+        self.report.lateness_p99_s = self._lateness.quantile(0.99)
+        return self.report
+
+    async def _play(
+        self, sender: Sender, lag: LagProbe, on_progress: Callable[[Progress], None] | None
+    ) -> None:
+        begin = clock.monotonic()
+        self.shift.start_wall_ms = int(clock.time() * 1000)
+        async for portion in self._portions(sender.partitions):
+            if portion.due_s is not None:
+                await self._wait_until(begin + portion.due_s)
+            if self._stop.is_set():
+                break
+            if portion.due_s is not None:
+                self._lateness.add(clock.monotonic() - begin - portion.due_s)
+            await sender.send(portion.records, portion.partitions)
+            self._count(portion)
+            if on_progress is not None:
+                on_progress(
+                    Progress(
+                        events=self.report.events,
+                        seconds=clock.monotonic() - begin,
+                        event_ms=portion.event_ms,
+                        lateness_s=self._lateness.worst_s,
+                        lag=lag.value,
+                    )
+                )
+        await sender.flush()
+        self.report.seconds = clock.monotonic() - begin
+
+    async def _portions(self, partitions: int) -> AsyncIterator[_Portion]:
+        """Portions, one made ahead in a thread of its own."""
+        source = self._make(partitions)
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(1, thread_name_prefix="replay") as thread:
+            ahead = loop.run_in_executor(thread, next, source, None)
+            while (portion := await ahead) is not None:
+                ahead = loop.run_in_executor(thread, next, source, None)
+                yield portion
+
+    def _make(self, partitions: int) -> Iterator[_Portion]:
+        index, first = 0, None
+        for chunk in self.log.chunks(self._rows):
+            frame = chunk if self._limit is None else chunk.head(self._limit - index)
+            if not frame.height:
+                return
+            times = frame["event_time"].to_numpy()
+            first = int(times[0]) if first is None else first
+            due = None if self.pace.immediate else self.pace.due_s(times, first, index)
+            index += frame.height
+            bounds = [(0, frame.height)] if due is None else slices(due)
+            for start, stop in bounds:
+                part = frame.slice(start, stop - start)
+                yield self._portion(part, None if due is None else due[start:stop], partitions)
+
+    def _portion(self, frame: pl.DataFrame, due: np.ndarray | None, partitions: int) -> _Portion:
+        times = frame["event_time"].to_numpy()
+        sent = self.shift.apply(times, due, int(clock.time() * 1000))
+        if sent is not times:
+            frame = frame.with_columns(pl.Series("event_time", sent))
+        kinds = frame.filter(pl.col("event") == ACTION)["action"].value_counts()
+        return _Portion(
+            records=to_records(frame),
+            partitions=partitions_of(frame["user_id"], partitions),
+            by_action=dict(kinds.iter_rows()),
+            due_s=None if due is None else float(due[-1]),
+            event_ms=int(times[-1]),
+        )
+
+    async def _wait_until(self, when: float) -> None:
+        left = when - clock.monotonic()
+        if left > 0:
+            try:
+                await asyncio.wait_for(self._stop.wait(), timeout=left)
+            except TimeoutError:
+                return
+
+    def _count(self, portion: _Portion) -> None:
+        report = self.report
+        actions = sum(portion.by_action.values())
+        report.actions += actions
+        report.impressions += len(portion.records) - actions
+        for name, count in portion.by_action.items():
+            report.by_action[name] = report.by_action.get(name, 0) + count
+        if report.first_ms is None:
+            report.first_ms = portion.event_ms
+        report.last_ms = portion.event_ms
+        self._last_sent_ms = int(portion.records.times[-1])
+
+    async def _send_watermark(self, sender: Sender) -> None:
+        rules = self.scenario.times
+        behind_s = rules.label_window_s + rules.lateness_s + rules.tick_s
+        # Rounded up: a watermark must not fall short of the last window's end.
+        self.report.watermark_ms = self._last_sent_ms + int(np.ceil(behind_s * 1000.0))
+        value = msgspec.json.encode(Watermark(watermark=self.report.watermark_ms))
+        self.report.watermarks = await sender.send_everywhere(value, self.report.watermark_ms)
+
+
+def prepare(bootstrap: str, scenario: Scenario) -> None:
+    """Check that the broker answers and make the topics that are missing."""
+    # Imported here: `stream.topics` brings a second Kafka client, which reading logs does not need.
+    from stream.topics import ensure_topics
+
+    check_broker(bootstrap)
+    ensure_topics(bootstrap, scenario)
+
+
+class _interrupts:  # noqa: N801 - used as a verb
+    """Within it the first SIGINT or SIGTERM calls ``stop``; a second SIGINT interrupts as usual."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+        self._installed: list[signal.Signals] = []
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGINT, signal.SIGTERM):
+            try:
+                loop.add_signal_handler(name, self._once, loop)
+            except (NotImplementedError, RuntimeError, ValueError):
+                # Not the main thread, or an event loop without signals (Windows): Ctrl-C raises there.
+                return
+            self._installed.append(name)
+
+    def _once(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stop()
+        self._remove(loop)
+
+    def __exit__(self, *_: object) -> None:
+        self._remove(asyncio.get_running_loop())
+
+    def _remove(self, loop: asyncio.AbstractEventLoop) -> None:
+        while self._installed:
+            loop.remove_signal_handler(self._installed.pop())
