@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from click.testing import CliRunner
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 import surgeline.broker as brokers
-from stream.scenario import Topics
+from stream.scenario import Scenario, Topics
+from surgeline.cli import main
 
 HOLD = """
 import sys, time
@@ -199,3 +202,25 @@ def test_a_standard_distribution_is_formatted_once_and_started(
         with brokers.Broker("kafka", data_dir=data) as broker:
             assert brokers.answers(broker.port)
     assert calls.read_text().split() == ["random-uuid", "format"]
+
+
+def test_topics_are_created_shown_and_left_alone(
+    broker: str, scenario_factory: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """`surgeline topics`: show fails before create and not after; a second create changes nothing."""
+    scenario = scenario_factory()
+    path = tmp_path / "scenario.toml"
+    names = {role: getattr(scenario.topics, role) for role in scenario.topics.__struct_fields__}
+    path.write_text("[topics]\n" + "".join(f"{role} = {json.dumps(name)}\n" for role, name in names.items()))
+
+    def topics_command(verb: str) -> tuple[int, str]:
+        arguments = ["topics", verb, "--bootstrap", broker, "--scenario", str(path)]
+        result = CliRunner().invoke(main, arguments)
+        return result.exit_code, result.output
+
+    assert topics_command("show")[0] == 1
+    created = topics_command("create")
+    assert created[0] == 0, created[1]
+    assert topics_command("show") == created
+    assert topics_command("create") == created
+    assert scenario.topics.impressions in created[1] and "missing" not in created[1]

@@ -1,0 +1,85 @@
+"""``surgeline topics``: create the scenario's topics, or compare what a broker has with it."""
+
+from __future__ import annotations
+
+import click
+from kafka.admin import KafkaAdminClient
+from kafka.errors import KafkaError
+
+from stream.scenario import Scenario, load_scenario
+from stream.topics import TopicsError, bootstrap_servers, ensure_topics, partition_counts, wanted_topics
+
+
+def existing(bootstrap: str, scenario: Scenario) -> dict[str, int]:
+    """Partition counts of those of the scenario's topics that the broker has."""
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="surgeline-topics")
+        try:
+            return partition_counts(admin, list(wanted_topics(scenario)))
+        finally:
+            admin.close()
+    except (KafkaError, OSError) as error:
+        raise TopicsError(f"no answer from Kafka at {bootstrap} ({type(error).__name__})") from error
+
+
+def problems(counts: dict[str, int], scenario: Scenario) -> list[str]:
+    """What keeps a worker from running on topics with these partition counts, in words."""
+    names = scenario.topics
+    said = [f"{name} is missing" for name in wanted_topics(scenario) if name not in counts]
+    impressions, actions = counts.get(names.impressions), counts.get(names.actions)
+    if impressions is not None and actions is not None and impressions != actions:
+        said.append(
+            f"{names.impressions} has {impressions} partitions and {names.actions} has {actions}; "
+            "they must have the same number so that a user's events meet"
+        )
+    return said
+
+
+def table(counts: dict[str, int], scenario: Scenario) -> str:
+    """One line a topic: its name, how many partitions it has, how its old records go."""
+    wanted = wanted_topics(scenario)
+    width = max(map(len, wanted))
+    lines = []
+    for name, (_partitions, settings) in wanted.items():
+        have = f"{counts[name]} partitions" if name in counts else "missing"
+        lines.append(f"{name:<{width}}  {have:<14}  {settings.get('cleanup.policy', 'delete')}")
+    return "\n".join(lines)
+
+
+_bootstrap = click.option(
+    "--bootstrap", default=bootstrap_servers, help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]"
+)
+_scenario = click.option(
+    "--scenario",
+    "path",
+    type=click.Path(dir_okay=False),
+    default=None,
+    help="Scenario file.  [default: SURGELINE_SCENARIO]",
+)
+
+
+@click.group(help="Create the scenario's topics, or show them.")
+def command() -> None:
+    """The group; its two commands share their options."""
+
+
+@command.command(help="Create what is missing; what exists is left as it is.")
+@_bootstrap
+@_scenario
+def create(bootstrap: str, path: str | None) -> None:
+    """Safe to repeat: one-shot jobs run it at every start."""
+    scenario = load_scenario(path)
+    click.echo(table(ensure_topics(bootstrap, scenario), scenario))
+
+
+@command.command(help="Show the scenario's topics; status 1 where a worker could not run on them.")
+@_bootstrap
+@_scenario
+def show(bootstrap: str, path: str | None) -> None:
+    """Print what is there, then say what is wrong."""
+    scenario = load_scenario(path)
+    counts = existing(bootstrap, scenario)
+    click.echo(table(counts, scenario))
+    wrong = problems(counts, scenario)
+    if wrong:
+        raise TopicsError("; ".join(wrong))

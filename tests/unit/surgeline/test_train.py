@@ -1,0 +1,84 @@
+"""Fails when `surgeline train` trains on something else than the log says, or replaces a trunk to keep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+from click.testing import CliRunner
+
+from models.deep.trunk import Trunk
+from surgeline.cli import main
+from surgeline.train import holds_trunk
+
+START = 1_731_254_400_000
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Two hundred impressions of four items, the first of which is clicked every time."""
+    rows = []
+    for n in range(200):
+        at = START + n * 1000
+        event = {"event_time": at, "impression_id": f"i{n}", "user_id": f"u{n % 9}", "item_id": f"x{n % 4}"}
+        rows.append({**event, "event": "impression", "position": n % 5, "price": 9.5, "action": None})
+        if n % 4 == 0:
+            rows.append({**event, "event": "action", "event_time": at + 500, "action": "click"})
+    path = tmp_path / "sale.jsonl"
+    pl.DataFrame(rows, infer_schema_length=None).write_ndjson(path)
+    return path
+
+
+def train(log: Path, out: Path, *more: str) -> str:
+    result = CliRunner().invoke(main, ["train", str(log), "--out", str(out), "--epochs", "1", *more])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_log_becomes_a_trunk_that_loads(log: Path, tmp_path: Path) -> None:
+    output = train(log, tmp_path / "trunk", "--hidden", "8")
+    assert "200 impressions with 50 clicks from sale.parquet" in output
+    assert Trunk.load(tmp_path / "trunk").hidden_size == 8
+
+
+def test_keep_leaves_a_trunk_that_loads(log: Path, tmp_path: Path) -> None:
+    """A second start of the stack must not change the hash that workers and serving agree on."""
+    out = tmp_path / "trunk"
+    train(log, out, "--keep")
+    first = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert "kept" in train(log, out, "--keep", "--seed", "5")
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == first
+
+
+def test_keep_replaces_one_that_is_broken(log: Path, tmp_path: Path) -> None:
+    """A training that was killed between its two files is done again."""
+    out = tmp_path / "trunk"
+    train(log, out)
+    next(out.glob("*.safetensors")).write_bytes(b"half")
+    assert not holds_trunk(out)
+    train(log, out, "--keep")
+    assert holds_trunk(out)
+
+
+def test_without_out_it_goes_where_workers_look(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SURGELINE_HOME", str(tmp_path / "home"))
+    result = CliRunner().invoke(main, ["train", str(log), "--epochs", "1"])
+    assert result.exit_code == 0, result.output
+    assert holds_trunk(tmp_path / "home" / "trunk")
+
+
+def test_an_unknown_log_is_one_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["train", "nonsense", "--out", str(tmp_path)])
+    assert result.exit_code in (1, 2)
+    assert result.output.startswith("Error: nonsense") and result.output.count("\n") == 1
+
+
+def test_a_log_without_clicks_is_one_line(tmp_path: Path, log: Path) -> None:
+    quiet = tmp_path / "quiet.jsonl"
+    pl.read_ndjson(log).filter(pl.col("event") == "impression").write_ndjson(quiet)
+    result = CliRunner().invoke(main, ["train", str(quiet), "--out", str(tmp_path / "trunk")])
+    assert result.exit_code == 2
+    assert "nothing to learn" in result.output and "Traceback" not in result.output
