@@ -1,0 +1,86 @@
+"""The real-time features of a worker: all tables together, and their snapshot as of each impression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from state.errors import StateFormatError
+from state.formulas import GLOBAL, GLOBAL_ENTITY, TABLES, feature_names, features
+from state.store import Batch, Store
+from state.tables import DecayedCounts
+
+IntArray = npt.NDArray[np.int64]
+_LAYOUT_KEY = b"meta/features"
+
+
+class RealTimeFeatures:
+    """Decayed counts of items, users, categories, positions and of everything.
+
+    ``names`` are the columns of what ``observe`` returns.
+    """
+
+    def __init__(
+        self, store: Store, half_lives_s: Sequence[float], smoothing: float, cached_rows: int
+    ) -> None:
+        self.half_lives_s = list(half_lives_s)
+        self.smoothing = smoothing
+        self.names = feature_names(half_lives_s)
+        self._check_layout(store)
+        self.tables = {
+            name: DecayedCounts(name, half_lives_s, store, cached_rows) for name in (*TABLES, GLOBAL)
+        }
+
+    def observe(
+        self,
+        entities: Mapping[str, Sequence[str]],
+        columns: IntArray,
+        times: IntArray,
+        prices: npt.NDArray[np.float64],
+        tick: tuple[int, int],
+    ) -> npt.NDArray[np.float32]:
+        """Count a tick's events; features of its impressions (column 0 of ``COUNTS``), as of each.
+
+        All arguments are aligned and ordered by time; ``prices`` has one entry an impression. Returns
+        (impressions, q) float32.
+        """
+        wanted = columns == 0
+        counts = {
+            name: self.tables[name].observe(entities[name], columns, times, tick, wanted) for name in TABLES
+        }
+        everything = [GLOBAL_ENTITY] * len(times)
+        global_counts = self.tables[GLOBAL].observe(everything, columns, times, tick, wanted)
+        return features(counts, global_counts, prices, self.smoothing)
+
+    def write(self, batch: Batch) -> int:
+        """Add every changed row to ``batch``; returns how many."""
+        batch.put(_LAYOUT_KEY, self._layout())
+        return sum(table.write(batch) for table in self.tables.values())
+
+    def take_changed(self) -> Iterator[tuple[str, str, bytes]]:
+        """(table, entity, packed row) of all rows that changed since the last call."""
+        for name, table in self.tables.items():
+            for entity, row in table.take_changed():
+                yield name, entity, row
+
+    def mark_all_changed(self) -> None:
+        """Publish every row in memory again: the last ``take_changed`` did not arrive."""
+        for table in self.tables.values():
+            table.mark_all_changed()
+
+    def evict(self) -> int:
+        """Bring every table back under its bound; call after a checkpoint. Returns rows dropped."""
+        return sum(table.evict() for table in self.tables.values())
+
+    def _layout(self) -> bytes:
+        return ",".join(f"{half_life:g}" for half_life in self.half_lives_s).encode()
+
+    def _check_layout(self, store: Store) -> None:
+        stored = store.get(_LAYOUT_KEY)
+        if stored is not None and stored != self._layout():
+            raise StateFormatError(
+                f"state in {store.path} was written with features.half_lives_s = [{stored.decode()}], "
+                f"the scenario has [{self._layout().decode()}]; restore that value or use a new state folder"
+            )

@@ -1,0 +1,213 @@
+"""Decayed counts: one table of rows of exponentially decayed counts, exact as of every impression.
+
+Rows live in RocksDB; a bounded set of hot rows is kept in numpy arrays. A row holds its counts decayed to
+the event time ``last``. Within a tick all contributions are expressed at the tick's end (forward decay,
+Cormode et al., "Forward decay", ICDE 2009), so that adding is a scatter-add and the counts *before* each
+event are exclusive prefix sums of its group: nothing later than an impression can leak into its features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from state.formulas import COUNTS, FloatArray, decay, unpack_row
+from state.store import Batch, Store
+
+IntArray = npt.NDArray[np.int64]
+
+INITIAL_ROWS = 1024
+
+
+class DecayedCounts:
+    """The rows of one table (``item``, ``user``, ...), keyed by entity id."""
+
+    def __init__(self, name: str, half_lives_s: Sequence[float], store: Store, cached_rows: int) -> None:
+        self.name = name
+        self.half_lives_s = tuple(half_lives_s)
+        self.evicted = 0
+        self._store = store
+        self._prefix = f"row/{name}/".encode()
+        self._cached_rows = cached_rows
+        self._slots: dict[str, int] = {}
+        self._entities: list[str] = []
+        self._counts: FloatArray = np.zeros((INITIAL_ROWS, len(COUNTS), len(half_lives_s)))
+        self._last: IntArray = np.zeros(INITIAL_ROWS, dtype=np.int64)
+        self._touched: IntArray = np.zeros(INITIAL_ROWS, dtype=np.int64)
+        self._dirty = np.zeros(INITIAL_ROWS, dtype=bool)
+        self._unpublished = np.zeros(INITIAL_ROWS, dtype=bool)
+        self._clock = 0
+
+    def __len__(self) -> int:
+        """Rows in memory."""
+        return len(self._slots)
+
+    def slots(self, entities: Sequence[str]) -> npt.NDArray[np.intp]:
+        """Row numbers of ``entities``; rows that are not in memory are read from the store or begun."""
+        found = list(map(self._slots.get, entities))
+        if None in found:
+            self._load({e for e, slot in zip(entities, found, strict=True) if slot is None})
+            found = list(map(self._slots.__getitem__, entities))
+        return np.array(found, dtype=np.intp)
+
+    def observe(
+        self,
+        entities: Sequence[str],
+        columns: IntArray,
+        times: IntArray,
+        tick: tuple[int, int],
+        wanted: npt.NDArray[np.bool_],
+    ) -> FloatArray:
+        """Count a tick's events and return what was counted before each wanted one.
+
+        ``entities``, ``columns`` (index into ``COUNTS``) and ``times`` (ms) are aligned and ordered by
+        time; ``tick`` is [start, end) in ms. Returns (wanted.sum(), len(COUNTS), half-lives), decayed to
+        the event's own time (clipped into the tick: an event that comes late sees the present counts).
+
+        Sums run in the order of the events and of each group's first event, never in the order of row
+        numbers, so the same events give the same bits after a restart.
+        """
+        start, end = tick
+        slots = self.slots(entities)
+        rows, first, group = np.unique(slots, return_index=True, return_inverse=True)
+        by_first = np.argsort(first)
+        rank = np.empty_like(by_first)
+        rank[by_first] = np.arange(len(by_first))
+        rows, group = rows[by_first], rank[group]
+
+        base = (
+            self._counts[rows]
+            * decay((end - self._last[rows]).astype(np.float64), self.half_lives_s)[:, None]
+        )
+        weights = decay((end - times).astype(np.float64), self.half_lives_s)
+        order = np.argsort(group, kind="stable")
+        size = len(slots)
+        added = np.zeros((size, *base.shape[1:]))
+        added[np.arange(size), columns[order]] = weights[order]
+        running = np.cumsum(added, axis=0)
+        starts = np.searchsorted(group[order], np.arange(len(rows)))
+        ends = np.append(starts[1:], size) - 1
+        before_group = running[starts] - added[starts]
+
+        # Differences of running sums can fall a rounding error below zero.
+        self._counts[rows] = base + np.maximum(running[ends] - before_group, 0.0)
+        self._last[rows] = end
+        self._clock += 1
+        self._touched[rows] = self._clock
+        self._dirty[rows] = True
+        self._unpublished[rows] = True
+
+        position = np.empty(size, dtype=np.intp)
+        position[order] = np.arange(size)
+        at = position[wanted]
+        of = group[wanted]
+        before = base[of] + np.maximum(running[at] - added[at] - before_group[of], 0.0)
+        seen = np.clip(times[wanted], start, end)
+        counted: FloatArray = before / decay((end - seen).astype(np.float64), self.half_lives_s)[:, None]
+        return counted
+
+    def write(self, batch: Batch) -> int:
+        """Add all rows that changed since the last ``write`` to ``batch``; returns how many."""
+        slots = np.flatnonzero(self._dirty[: len(self._entities)])
+        put, prefix = batch.put, self._prefix
+        for entity, row in self._packed(slots):
+            put(prefix + entity.encode(), row)
+        self._dirty[slots] = False
+        return len(slots)
+
+    def take_changed(self) -> Iterator[tuple[str, bytes]]:
+        """(entity, packed row) of all rows that changed since the last call, for publishing."""
+        slots = np.flatnonzero(self._unpublished[: len(self._entities)])
+        self._unpublished[slots] = False
+        yield from self._packed(slots)
+
+    def mark_all_changed(self) -> None:
+        """Publish every row in memory again: the last ``take_changed`` did not arrive."""
+        self._unpublished[: len(self._entities)] = True
+
+    def evict(self) -> int:
+        """Drop the least recently touched rows above the bound from memory; they stay in the store.
+
+        Only rows that are written and published are dropped. Returns how many.
+        """
+        used = len(self._entities)
+        surplus = used - self._cached_rows
+        if surplus <= 0:
+            return 0
+        # A tenth more than needed, so that the arrays are not rebuilt every second.
+        surplus = min(used, surplus + self._cached_rows // 10)
+        clean = np.flatnonzero(~(self._dirty[:used] | self._unpublished[:used]))
+        oldest = clean[np.argsort(self._touched[clean], kind="stable")[:surplus]]
+        keep = np.ones(used, dtype=bool)
+        keep[oldest] = False
+        kept = np.flatnonzero(keep)
+        self._entities = [self._entities[i] for i in kept.tolist()]
+        self._slots = {entity: i for i, entity in enumerate(self._entities)}
+        for name in ("_counts", "_last", "_touched", "_dirty", "_unpublished"):
+            setattr(self, name, getattr(self, name)[kept])
+        self._grow(INITIAL_ROWS)
+        self.evicted += len(oldest)
+        return len(oldest)
+
+    def top(self, column: int, n: int, at: int) -> list[tuple[str, FloatArray]]:
+        """The ``n`` rows in memory with the highest count in ``column`` at the shortest half-life.
+
+        Counts are decayed to ``at`` (ms). Rows that were evicted are cold and not looked at.
+        """
+        used = len(self._entities)
+        shortest = int(np.argmin(self.half_lives_s))
+        half_life_ms = self.half_lives_s[shortest] * 1000.0
+        age = np.maximum(at - self._last[:used], 0)
+        values = self._counts[:used, column, shortest] * np.exp2(-age / half_life_ms)
+        best = np.argsort(-values, kind="stable")[:n] if used <= n else np.argpartition(-values, n)[:n]
+        best = best[np.argsort(-values[best], kind="stable")]
+        faded = decay(age[best].astype(np.float64), self.half_lives_s)[:, None]
+        counts = self._counts[best] * faded
+        return [
+            (self._entities[i], row) for i, row in zip(best.tolist(), counts, strict=True) if values[i] > 0
+        ]
+
+    def rows(self) -> Iterator[tuple[str, int, FloatArray]]:
+        """(entity, last, counts) of every row in the store; call after a checkpoint."""
+        for key, value in self._store.scan(self._prefix):
+            last, counts = unpack_row(value, len(self.half_lives_s))
+            yield key[len(self._prefix) :].decode(), last, counts
+
+    def _packed(self, slots: npt.NDArray[np.intp]) -> Iterator[tuple[str, bytes]]:
+        # pack_row for many rows at once: one copy, then slices of it.
+        block = np.empty((len(slots), 1 + self._counts[0].size), dtype="<f8")
+        block[:, 0] = self._last[slots].astype("<i8").view("<f8")
+        block[:, 1:] = self._counts[slots].reshape(len(slots), block.shape[1] - 1)
+        data, width, entities = block.tobytes(), block.itemsize * block.shape[1], self._entities
+        for i, slot in enumerate(slots.tolist()):
+            yield entities[slot], data[i * width : (i + 1) * width]
+
+    def _load(self, missing: set[str]) -> None:
+        # Sorted: a set's order changes between processes, and row numbers should not.
+        entities = sorted(missing)
+        base = len(self._entities)
+        self._grow(base + len(entities))
+        stored = self._store.get_many([self._prefix + e.encode() for e in entities])
+        for slot, (entity, value) in enumerate(zip(entities, stored, strict=True), start=base):
+            self._slots[entity] = slot
+            if value is None:
+                self._counts[slot] = 0.0
+                self._last[slot] = 0
+            else:
+                self._last[slot], self._counts[slot] = unpack_row(value, len(self.half_lives_s))
+            self._dirty[slot] = self._unpublished[slot] = False
+            self._touched[slot] = self._clock
+        self._entities.extend(entities)
+
+    def _grow(self, needed: int) -> None:
+        capacity = len(self._last)
+        if needed <= capacity:
+            return
+        capacity = max(needed, 2 * capacity)
+        for name in ("_counts", "_last", "_touched", "_dirty", "_unpublished"):
+            old = getattr(self, name)
+            new = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
+            new[: len(old)] = old
+            setattr(self, name, new)

@@ -1,0 +1,450 @@
+"""The engine: what a worker does with events, without Kafka and without asyncio.
+
+``ingest`` buffers decoded events; ``advance`` runs every event-time tick up to the watermark (join, count,
+snapshot, predict, and, when labels close, learn); ``checkpoint`` writes all of it in one atomic batch. The
+worker and the rehearsal drive the same object. One thread uses it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from models.deep.trunk import Trunk
+from models.online.panel import Panel
+from models.weights import FeatureScheme, Watermarks, Weights
+from state.errors import StateFormatError
+from state.features import RealTimeFeatures
+from state.formulas import COUNTS, TABLES
+from state.join import Closed, Join, JoinCounts, Joined
+from state.store import Batch, Store
+from stream.decode import Decoder, Record, Refused
+from stream.events import ACTIONS, Action, Impression
+from stream.scenario import Scenario
+from stream.timeline import NEVER, Position, Source, Taken, Timeline
+
+IntArray = npt.NDArray[np.int64]
+
+IMPRESSIONS, ACTIONS_KIND = 0, 1
+#: Bit of each action in masks: ACTIONS order, as in state.join.
+BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
+#: Column of COUNTS for each bit.
+COLUMN_OF_BIT = {1 << i: COUNTS.index(name) for i, name in enumerate(ACTIONS)}
+_META, _LEARNERS = b"meta/engine", b"meta/learners"
+#: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
+CHUNK_TICKS = 8
+#: Positions as strings are table keys; most lists are short.
+_POSITIONS = [str(i) for i in range(256)]
+
+
+class Totals(msgspec.Struct):
+    """What the engine has done since its state began; part of every checkpoint."""
+
+    impressions_read: int = 0
+    actions_read: int = 0
+    refused: int = 0
+    late: int = 0
+    ticks: int = 0
+    actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+
+
+class _Meta(msgspec.Struct):
+    tick_ms: int
+    trunk_hash: str
+    done_until: int
+    labels_until: int
+    last_learned_tick: int
+    version: int
+    totals: Totals
+    join: JoinCounts
+    positions: list[tuple[int, int, Position]]
+
+
+class TickStats(msgspec.Struct):
+    """What one event-time tick did: the raw material of the live page and of reports."""
+
+    tick_end: int
+    impressions: int
+    actions: int
+    samples: int
+    positives: int
+    predicted: list[float]
+    loss: list[float]
+
+
+class Engine:
+    """A worker's engine over one state folder.
+
+    ``source`` names the worker slot in the weights topic. Restores the last checkpoint on creation.
+    """
+
+    def __init__(self, scenario: Scenario, store: Store, trunk: Trunk, source: str = "0") -> None:
+        times, learners = scenario.times, scenario.learners
+        self.scenario = scenario
+        self.store = store
+        self.trunk = trunk
+        self.source = source
+        self.tick_ms = round(times.tick_s * 1000)
+        self._max_future_ms = round(times.max_future_s * 1000)
+        self.features = RealTimeFeatures(
+            store, scenario.features.half_lives_s, scenario.features.smoothing, scenario.features.cached_rows
+        )
+        self.join = Join(
+            store, self.tick_ms, round(times.label_window_s * 1000), round(times.join_limit_s * 1000)
+        )
+        self.panel = Panel(
+            trunk,
+            self.features.names,
+            prior_precision=learners.prior_precision,
+            feature_prior_precision=learners.feature_prior_precision,
+            forgetting_per_tick=0.5 ** (times.tick_s / learners.half_life_s),
+            river=learners.river,
+            river_samples_per_tick=learners.river_samples_per_tick,
+        )
+        self._feature_index = {name: i for i, name in enumerate(self.features.names)}
+        self.timeline = Timeline(round(times.lateness_s * 1000), times.idle_s)
+        self.totals = Totals()
+        self.version = 0
+        self.done_until = NEVER
+        self.labels_until = NEVER
+        self._last_learned_tick = NEVER
+        self._known: dict[Source, Position] = {}
+        self.recent: list[TickStats] = []
+        self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
+            Decoder(Impression, self._max_future_ms),
+            Decoder(Action, self._max_future_ms),
+        )
+        self._restore()
+
+    # -- sources
+
+    def assign(self, source: Source, committed: int | None) -> int | None:
+        """Begin to read a source. Returns the offset to read from: the state's own, else ``committed``."""
+        position = self._known.get(source)
+        if position is None:
+            position = Position(end=committed or 0, open_ranges=[], newest=NEVER, promised=NEVER)
+            resume = committed
+        else:
+            resume = position.resume_at
+        self.timeline.assign(source, position, time.monotonic())
+        return resume
+
+    def revoke(self, source: Source) -> None:
+        """Stop reading a source; call ``checkpoint`` first to keep what was done."""
+        self.timeline.revoke(source)
+
+    def forget(self, source: Source) -> None:
+        """Another worker has the source now: what this state knows of its offsets no longer holds."""
+        self._known.pop(source, None)
+
+    # -- input
+
+    def ingest(self, source: Source, records: Sequence[Record], now_ms: int) -> list[Refused]:
+        """Decode a partition batch (in offset order) and buffer its events. Returns what was refused.
+
+        Records that a checkpoint already holds are skipped, so reading again is harmless.
+        """
+        if not records:
+            return []
+        end = records[-1].offset + 1
+        fresh = self.timeline.fresh(source, np.array([record.offset for record in records], dtype=np.int64))
+        if fresh is not None:
+            records = [records[i] for i in np.flatnonzero(fresh).tolist()]
+        now = time.monotonic()
+        decoded = self._decoders[source.kind].decode(records, now_ms)
+        self.timeline.put(source, end, decoded.events, decoded.times, decoded.offsets, now)
+        if decoded.watermark:
+            self.timeline.promise(source, decoded.watermark, now)
+        if source.kind == IMPRESSIONS:
+            self.totals.impressions_read += len(decoded.events)
+        else:
+            self.totals.actions_read += len(decoded.events)
+        self.totals.refused += len(decoded.refused)
+        return decoded.refused
+
+    # -- ticks
+
+    def advance(self, budget_s: float = 1e9) -> int:
+        """Run every tick that the watermark allows, for about ``budget_s``. Returns ticks run."""
+        deadline = time.monotonic() + budget_s
+        watermark = self.timeline.watermark(time.monotonic())
+        boundary = watermark // self.tick_ms * self.tick_ms
+        if watermark <= NEVER or boundary <= self.done_until:
+            return 0
+        ticks = 0
+        while self.done_until < boundary and time.monotonic() < deadline:
+            # Bounded chunks: a long backlog is not sorted at once, and the budget is kept.
+            until = self._chunk_end(boundary)
+            ticks += self._run_until(until)
+        return ticks
+
+    def _chunk_end(self, boundary: int) -> int:
+        oldest = self.timeline.oldest()
+        if oldest is None or oldest >= boundary:
+            return boundary
+        begin = max(oldest // self.tick_ms * self.tick_ms, self.done_until)
+        return min(boundary, begin + self.tick_ms * CHUNK_TICKS)
+
+    def _run_until(self, boundary: int) -> int:
+        """Run all ticks before ``boundary`` (a multiple of the tick)."""
+        late_before = self.timeline.late
+        impressions = self.timeline.take(IMPRESSIONS, boundary, self.done_until)
+        actions = self.timeline.take(ACTIONS_KIND, boundary, self.done_until)
+        self.totals.late += self.timeline.late - late_before
+        ticks = 0
+        for tick, shown, done in self._by_tick(impressions, actions):
+            self._close_until(tick * self.tick_ms)
+            self._tick(tick, shown, done)
+            ticks += 1
+        self._close_until(boundary)
+        self.done_until = boundary
+        self.totals.ticks += ticks
+        return ticks
+
+    def _by_tick(self, impressions: Taken, actions: Taken) -> Iterator[tuple[int, Taken, Taken]]:
+        # Late events belong to the first tick that has not run yet.
+        first = self.done_until // self.tick_ms if self.done_until > NEVER else NEVER
+        shown_at = np.maximum(impressions.times // self.tick_ms, first)
+        done_at = np.maximum(actions.times // self.tick_ms, first)
+        for tick in np.union1d(shown_at, done_at).tolist():
+            a, b = np.searchsorted(shown_at, (tick, tick + 1)).tolist()
+            c, d = np.searchsorted(done_at, (tick, tick + 1)).tolist()
+            yield (
+                tick,
+                Taken(impressions.events[a:b], impressions.times[a:b]),
+                Taken(actions.events[c:d], actions.times[c:d]),
+            )
+
+    def _close_until(self, boundary: int) -> None:
+        """Close and learn everything due at or before ``boundary``, each tick's samples at their time."""
+        while (due := self.join.next_close()) is not None and due <= boundary:
+            at = -(-due // self.tick_ms) * self.tick_ms
+            if at > boundary:
+                break
+            closed = self.join.close(at)
+            if closed is not None:
+                self._learn(at // self.tick_ms, closed)
+        self.join.close(boundary)
+        self.labels_until = max(
+            self.labels_until, boundary - round(self.scenario.times.label_window_s * 1000)
+        )
+
+    def _learn(self, tick: int, closed: Closed) -> None:
+        elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
+        self._last_learned_tick = tick
+        self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
+        self._note(tick * self.tick_ms, closed)
+
+    def _tick(self, tick: int, impressions: Taken, actions: Taken) -> None:
+        events: list[Impression] = impressions.events
+        ids = [e.impression_id for e in events]
+        times = impressions.times
+        fresh = self.join.new_rows(ids)
+        if fresh is not None:
+            events = [events[i] for i in fresh]
+            ids = [ids[i] for i in fresh]
+            times = times[fresh]
+        users = [e.user_id for e in events]
+        items = [e.item_id for e in events]
+        categories = [e.category_id for e in events]
+        places = [e.position for e in events]
+        positions = [_POSITIONS[p] if p < 256 else str(p) for p in places]
+        wanted = [(e.impression_id, BITS[e.action], e.event_time) for e in actions.events]
+        if ids:
+            waited = self.join.add(tick, ids, times, users, items, categories, positions)
+            wanted += waited
+        joined = self.join.join(wanted, tick)
+        for bit in joined.bits:
+            self.totals.actions_by_kind[ACTIONS[bit.bit_length() - 1]] += 1
+        if not ids and not joined.bits:
+            return
+        prices = np.array([e.price for e in events], dtype=np.float64)
+        snapshot = self._count(tick, times, users, items, categories, positions, joined, prices)
+        if ids:
+            self._override(events, snapshot)
+            columns: dict[str, Any] = {
+                "user_id": users,
+                "item_id": items,
+                "category_id": categories,
+                "shop_id": [e.shop_id for e in events],
+                "position": np.array(places, dtype=np.int64),
+                "price": prices,
+                "event_time": times,
+                "context": [e.context for e in events],
+            }
+            inputs = self.panel.assemble(self.trunk.hidden(columns, len(ids)), snapshot)
+            self.join.attach_payload(inputs, self.panel.predict(inputs))
+        self._stats(tick, len(ids), len(joined.bits))
+
+    def _count(
+        self,
+        tick: int,
+        times: IntArray,
+        users: list[str],
+        items: list[str],
+        categories: list[str],
+        positions: list[str],
+        joined: Joined,
+        prices: npt.NDArray[np.float64],
+    ) -> npt.NDArray[np.float32]:
+        """Add a tick's impressions and joined actions to the tables; the impressions' features before."""
+        window = (tick * self.tick_ms, (tick + 1) * self.tick_ms)
+        entities = dict(
+            zip(
+                TABLES,
+                (
+                    items + joined.items,
+                    users + joined.users,
+                    categories + joined.categories,
+                    positions + joined.positions,
+                ),
+                strict=True,
+            )
+        )
+        columns = np.zeros(len(times) + len(joined.bits), dtype=np.int64)
+        columns[len(times) :] = [COLUMN_OF_BIT[bit] for bit in joined.bits]
+        if joined.bits:
+            # Impressions stand first, so at equal times a sort that is stable keeps them first.
+            merged = np.concatenate([times, np.array(joined.times, dtype=np.int64)])
+            order = np.argsort(merged, kind="stable")
+            listed = order.tolist()
+            entities = {name: [column[i] for i in listed] for name, column in entities.items()}
+            columns, times = columns[order], merged[order]
+        return self.features.observe(entities, columns, times, prices, window)
+
+    def _override(self, events: list[Impression], snapshot: npt.NDArray[np.float32]) -> None:
+        """Features that were logged at serving time win over recomputed ones; unknown names pass."""
+        index = self._feature_index
+        for row, event in enumerate(events):
+            if event.features:
+                for name, value in event.features.items():
+                    column = index.get(name)
+                    if column is not None and abs(value) < 1e6:
+                        snapshot[row, column] = value
+
+    # -- statistics of ticks
+
+    def _stats(self, tick: int, impressions: int, actions: int) -> None:
+        self._latest(tick * self.tick_ms + self.tick_ms).impressions += impressions
+        self.recent[-1].actions += actions
+
+    def _note(self, tick_end: int, closed: Closed) -> None:
+        stats = self._latest(tick_end)
+        predictions = closed.predictions.astype(np.float64)
+        clipped = np.clip(predictions, 1e-7, 1 - 1e-7)
+        labels = closed.labels[:, None]
+        loss = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).sum(axis=0)
+        stats.samples += len(closed.labels)
+        stats.positives += int(closed.labels.sum())
+        stats.predicted = [
+            a + b for a, b in zip(stats.predicted, predictions.sum(axis=0).tolist(), strict=True)
+        ]
+        stats.loss = [a + b for a, b in zip(stats.loss, loss.tolist(), strict=True)]
+
+    def _latest(self, tick_end: int) -> TickStats:
+        if not self.recent or self.recent[-1].tick_end != tick_end:
+            zeros = [0.0] * len(self.panel.learner_names)
+            self.recent.append(TickStats(tick_end, 0, 0, 0, 0, zeros, list(zeros)))
+        return self.recent[-1]
+
+    def take_stats(self) -> list[TickStats]:
+        """Statistics of the ticks since the last call, oldest first."""
+        taken, self.recent = self.recent, []
+        return taken
+
+    # -- checkpoint, weights, digest
+
+    def weights(self, created_at_ms: int) -> Weights:
+        """The next version of the weights. Call before ``checkpoint``, which makes the version durable."""
+        self.version += 1
+        return Weights(
+            source=self.source,
+            version=self.version,
+            parent=self.version - 1,
+            trunk_hash=self.trunk.hash,
+            feature_names=self.panel.feature_names,
+            feature_scheme=FeatureScheme(
+                tables=list(TABLES),
+                counts=list(COUNTS),
+                half_lives_s=list(self.scenario.features.half_lives_s),
+                smoothing=self.scenario.features.smoothing,
+            ),
+            heads={"ctr": self.panel.head()},
+            watermarks=Watermarks(features=max(self.done_until, 0), labels=max(self.labels_until, 0)),
+            created_at=created_at_ms,
+            samples=self.panel.samples,
+            metrics=self.panel.metrics(),
+        )
+
+    def checkpoint(self) -> dict[Source, int]:
+        """Write everything that must agree in one atomic batch. Returns the offsets that are now done."""
+        self._known.update(self.timeline.positions())
+        batch = Batch()
+        self.features.write(batch)
+        self.join.write(batch)
+        meta = _Meta(
+            tick_ms=self.tick_ms,
+            trunk_hash=self.trunk.hash,
+            done_until=self.done_until,
+            labels_until=self.labels_until,
+            last_learned_tick=self._last_learned_tick,
+            version=self.version,
+            totals=self.totals,
+            join=self.join.counts,
+            positions=[(s.kind, s.partition, position) for s, position in sorted(self._known.items())],
+        )
+        batch.put(_META, msgspec.msgpack.encode(meta))
+        batch.put(_LEARNERS, self.panel.state_bytes())
+        self.store.commit(batch)
+        self.features.evict()
+        return {source: self._known[source].resume_at for source in self.timeline.sources()}
+
+    def digest(self) -> str:
+        """SHA-256 over features, joins, learners and totals as of the last checkpoint.
+
+        Two engines that processed the same events in the same ticks have the same digest, whatever was
+        killed and restarted in between.
+        """
+        sha = hashlib.sha256()
+        for name, table in self.features.tables.items():
+            for entity, last, counts in table.rows():
+                sha.update(f"{name}/{entity}/{last}/".encode())
+                sha.update(counts.tobytes())
+        for part in self.join.state():
+            sha.update(part)
+        sha.update(self.weights_digest().encode())
+        return sha.hexdigest()
+
+    def weights_digest(self) -> str:
+        """SHA-256 over the parameters of every learner."""
+        return self.panel.digest()
+
+    def _restore(self) -> None:
+        data = self.store.get(_META)
+        if data is None:
+            return
+        meta = msgspec.msgpack.decode(data, type=_Meta)
+        if meta.tick_ms != self.tick_ms:
+            raise StateFormatError(
+                f"state in {self.store.path} was written with times.tick_s = {meta.tick_ms / 1000:g}, the "
+                f"scenario has {self.tick_ms / 1000:g}; restore that value or use a new state folder"
+            )
+        if meta.trunk_hash != self.trunk.hash:
+            raise StateFormatError(
+                f"state in {self.store.path} was learned on trunk {meta.trunk_hash[:12]}, the scenario has "
+                f"trunk {self.trunk.hash[:12]}; restore that trunk or use a new state folder"
+            )
+        self.done_until, self.labels_until = meta.done_until, meta.labels_until
+        self._last_learned_tick = meta.last_learned_tick
+        self.version, self.totals = meta.version, meta.totals
+        self._known = {Source(kind, partition): position for kind, partition, position in meta.positions}
+        self.join.restore(meta.join)
+        learners = self.store.get(_LEARNERS)
+        if learners is not None:
+            self.panel.load_state(learners)

@@ -1,0 +1,37 @@
+"""The worker's pages: ``/live`` for people, ``/live/data`` for it, ``/health``."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+from aiohttp.web import Response
+
+from stream.runtime import Runtime
+
+
+@cache
+def _page() -> str:
+    return files("stream").joinpath("live.html").read_text(encoding="utf-8")
+
+
+def add_pages(app: Any, runtime: Runtime) -> None:
+    """Register the pages with a Faust app."""
+
+    @app.page("/live")
+    async def live(self: Any, request: Any) -> Response:
+        return Response(text=_page(), content_type="text/html")
+
+    @app.page("/live/data")
+    async def data(self: Any, request: Any) -> Response:
+        raw = request.query.get("since", "0")
+        view = runtime.history.view(int(raw) if raw.isdigit() else 0)
+        if view is None:
+            return Response(status=503, text='{"error": "no tick yet"}', content_type="application/json")
+        return Response(body=msgspec.json.encode(view), content_type="application/json")
+
+    @app.page("/health")
+    async def health(self: Any, request: Any) -> Response:
+        return Response(text='{"status": "up"}', content_type="application/json")

@@ -1,0 +1,234 @@
+"""A worker's engine inside Faust: one thread for the engine, the tick, and who owns the offsets.
+
+Everything that touches the engine runs in one thread of its own, in order; the event loop stays free for
+heartbeats and fetching. The tick's order is the one that survives a crash at any point: learn, dead letters
+out, one atomic checkpoint with the offsets, changelog rows, commit to Kafka, publish weights.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiokafka.errors import KafkaError
+from faust.types import TP
+from threadpoolctl import threadpool_limits
+
+from models.deep.locate import resolve_trunk
+from models.weights import WeightsError
+from state.store import Store
+from stream.decode import Refused
+from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.history import History
+from stream.metrics import WorkerMetrics
+from stream.publish import Publisher
+from stream.scenario import Scenario, home
+from stream.timeline import Source
+from stream.transport import PartitionBatch
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: About how long one call keeps the engine's thread with ticks: a checkpoint waits no longer.
+ADVANCE_BUDGET_S = 0.25
+#: Events that a partition may buffer while it is ahead of the others.
+BUFFER_LIMIT = 100_000
+
+
+class Runtime:
+    """Drives one ``Engine``; implements the transport's ``OffsetOwner``."""
+
+    def __init__(self, scenario: Scenario, bootstrap: str, worker_id: str, metrics: WorkerMetrics) -> None:
+        self.scenario = scenario
+        self.worker_id = worker_id
+        self.history = History()
+        self.metrics = metrics
+        self.state_folder: Path = home() / "state" / f"{scenario.name}-{worker_id}"
+        self._publisher = Publisher(bootstrap, scenario.topics, worker_id)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._engine: Engine | None = None
+        self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
+        self._epoch = -1
+        self._durable: dict[TP, int] = {}
+        self._held_back: set[TP] = set()
+        self._refused: list[tuple[str, int, Refused]] = []
+        self._refused_by_topic: Counter[str] = Counter()
+        self._unsent_features = False
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open the state, restore the last checkpoint, connect the producer."""
+        engine = await self._call(self._open)
+        await self._publisher.start()
+        logger.info(
+            "Engine ready: state %s, trunk %s, version %d, %d impressions so far",
+            self.state_folder,
+            engine.trunk.hash[:12],
+            engine.version,
+            engine.join.counts.impressions,
+        )
+
+    def _open(self) -> Engine:
+        # BLAS results depend on the number of threads; a state must not depend on the machine's cores.
+        threadpool_limits(1, "blas")
+        trunk = resolve_trunk(self.scenario.trunk, home())
+        self._engine = Engine(self.scenario, Store(self.state_folder), trunk, self.worker_id)
+        return self._engine
+
+    async def stop(self) -> None:
+        """Last tick, then close: nothing that was processed is lost or done again."""
+        if self._engine is not None:
+            try:
+                await self.tick(None)
+            except Exception:
+                logger.exception("The last tick failed; the state is that of the last checkpoint")
+            await self._call(self._engine.store.close)
+            self._engine = None
+        await self._publisher.stop()
+        self._thread.shutdown(wait=True)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine; only its own thread may change it."""
+        if self._engine is None:
+            raise RuntimeError("the runtime is not started")
+        return self._engine
+
+    # -- events
+
+    async def ingest(self, batch: PartitionBatch) -> None:
+        """Take one partition batch and run the ticks that it completes."""
+        if batch.epoch != self._epoch:
+            return  # fetched before a rebalance; it will be read again
+        self._refused += await self._call(self._ingest, batch)
+
+    def _ingest(self, batch: PartitionBatch) -> list[tuple[str, int, Refused]]:
+        engine = self.engine
+        source = Source(self._kinds[batch.topic], batch.partition)
+        if batch.epoch != self._epoch or source not in engine.timeline.sources():
+            return []
+        refused = engine.ingest(source, batch.records, round(time.time() * 1000))
+        engine.advance(ADVANCE_BUDGET_S)
+        self._align()
+        return [(batch.topic, batch.partition, one) for one in refused]
+
+    def _align(self) -> None:
+        ahead = self.engine.timeline.ahead(BUFFER_LIMIT, time.monotonic())
+        self._held_back = {self._tp(source) for source in ahead}
+
+    # -- the tick
+
+    async def tick(self, consumer: Any | None) -> None:
+        """One wall-clock second. ``consumer`` is the transport's; None where it is gone already."""
+        started = time.monotonic()
+        if consumer is not None:
+            ends = {source: consumer.at_end(self._tp(source)) for source in self.engine.timeline.sources()}
+            await self._call(self._advance, ends)
+        if not await self._send_dead_letters():
+            return
+        created_at = round(time.time() * 1000)
+        weights, offsets, rows = await self._call(self._checkpoint, created_at)
+        self._durable = {self._tp(source): offset for source, offset in offsets.items()}
+        try:
+            sent = await self._publisher.feature_rows(rows)
+            if consumer is not None:
+                await consumer.commit()
+            size = await self._publisher.weights(weights)
+        except (KafkaError, WeightsError, OSError) as error:
+            logger.warning(
+                "Publishing version %d failed: %r; the next tick tries again", weights.version, error
+            )
+            self.metrics.publish_failures.inc()
+            await self._call(self.engine.features.mark_all_changed)
+        else:
+            self.metrics.feature_rows_published.inc(sent)
+            self.metrics.published.inc()
+            self.metrics.version.set(weights.version)
+            self.metrics.weights_bytes.set(size)
+        self.metrics.tick.observe(time.monotonic() - started)
+
+    def _advance(self, ends: Mapping[Source, bool]) -> None:
+        engine = self.engine
+        for source, at_end in ends.items():
+            engine.timeline.set_at_end(source, at_end)
+        engine.advance(ADVANCE_BUDGET_S)
+        self._align()
+
+    def _checkpoint(self, created_at: int) -> tuple[Any, dict[Source, int], list[tuple[str, str, bytes]]]:
+        engine = self.engine
+        started = time.monotonic()
+        weights = engine.weights(created_at)
+        rows = list(engine.features.take_changed())
+        offsets = engine.checkpoint()
+        self.metrics.checkpoint.observe(time.monotonic() - started)
+        self.metrics.follow(engine, self._refused_by_topic, created_at)
+        self.history.record(engine, engine.totals.refused, created_at)
+        return weights, offsets, rows
+
+    async def _send_dead_letters(self) -> bool:
+        """Dead letters must be out before their offsets are done. False: not this time, no checkpoint."""
+        refused, self._refused = self._refused, []
+        if not refused:
+            return True
+        try:
+            await self._publisher.dead_letters(refused)
+        except (KafkaError, OSError) as error:
+            logger.warning("%d dead letters cannot be written: %r; trying again", len(refused), error)
+            self.metrics.publish_failures.inc()
+            self._refused = refused + self._refused
+            return False
+        self._refused_by_topic.update(topic for topic, _, _ in refused)
+        return True
+
+    # -- offsets (the transport's OffsetOwner)
+
+    async def resume(self, committed: Mapping[TP, int | None], epoch: int) -> Mapping[TP, int]:
+        """Where to read from after a rebalance: what this state knows, unless another worker went further."""
+        offsets = await self._call(self._resume, committed, epoch)
+        logger.info("Reading %d partitions, %d from this state's own offsets", len(committed), len(offsets))
+        return offsets
+
+    def _resume(self, committed: Mapping[TP, int | None], epoch: int) -> dict[TP, int]:
+        engine = self.engine
+        self._epoch = epoch
+        self._durable = {}
+        sources = {
+            Source(self._kinds[tp.topic], tp.partition): tp for tp in committed if tp.topic in self._kinds
+        }
+        for source in engine.timeline.sources():
+            engine.revoke(source)
+        offsets = {}
+        for source, tp in sources.items():
+            offset = engine.assign(source, committed[tp])
+            if offset is not None:
+                offsets[tp] = offset
+        return offsets
+
+    def committable(self) -> Mapping[TP, int]:
+        """Offsets as of the last checkpoint."""
+        return self._durable
+
+    def held_back(self) -> set[TP]:
+        """Partitions that are ahead of the others in event time and have much buffered."""
+        return self._held_back
+
+    async def revoked(self, consumer: Any) -> None:
+        """Partitions go away: make what was processed durable before another worker reads on."""
+        if self._engine is not None and self._epoch >= 0:
+            await self.tick(consumer)
+
+    # -- helpers
+
+    def _tp(self, source: Source) -> TP:
+        topics = self.scenario.topics
+        return TP(topics.impressions if source.kind == IMPRESSIONS else topics.actions, source.partition)
+
+    def _call(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
+        return asyncio.get_running_loop().run_in_executor(self._thread, function, *args)

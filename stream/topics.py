@@ -1,0 +1,89 @@
+"""The topics of a scenario: created where missing, checked where present."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+from stream.scenario import Scenario
+
+DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+
+
+class TopicsError(RuntimeError):
+    """The topics cannot be used as they are, or the broker cannot be reached."""
+
+
+def bootstrap_servers() -> str:
+    """``KAFKA_BOOTSTRAP`` (host:port, comma-separated), else the local default."""
+    return os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
+
+
+def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:
+    """Topic -> (partitions, configuration)."""
+    names = scenario.topics
+    compact = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": "600000"}
+    return {
+        names.impressions: (names.partitions, {}),
+        names.actions: (names.partitions, {}),
+        names.dead_letter: (1, {}),
+        names.weights: (1, compact),
+        names.features: (names.partitions, compact),
+    }
+
+
+def ensure_topics(bootstrap: str, scenario: Scenario) -> dict[str, int]:
+    """Create what is missing; returns every topic's partition count.
+
+    Raises ``TopicsError`` where the broker is not reachable, or where impressions and actions differ in
+    partition count: a user's events would then meet in different workers.
+    """
+    wanted = wanted_topics(scenario)
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=15_000)
+    except KafkaError as error:
+        raise TopicsError(
+            f"no Kafka broker at {bootstrap} ({type(error).__name__}); set KAFKA_BOOTSTRAP, or start one "
+            "with `surgeline broker`"
+        ) from error
+    try:
+        existing = partition_counts(admin, list(wanted))
+        missing = [
+            NewTopic(
+                name,
+                num_partitions=partitions,
+                replication_factor=scenario.topics.replication,
+                topic_configs=config,
+            )
+            for name, (partitions, config) in wanted.items()
+            if name not in existing
+        ]
+        for topic in missing:
+            # Another worker may be faster.
+            with contextlib.suppress(TopicAlreadyExistsError):
+                admin.create_topics([topic])
+        counts = partition_counts(admin, list(wanted))
+    except KafkaError as error:
+        raise TopicsError(f"topics at {bootstrap} cannot be prepared: {error}") from error
+    finally:
+        admin.close()
+    names = scenario.topics
+    counts = {name: counts.get(name, partitions) for name, (partitions, _) in wanted.items()}
+    if counts[names.impressions] != counts[names.actions]:
+        raise TopicsError(
+            f"topic {names.impressions!r} has {counts[names.impressions]} partitions and {names.actions!r} "
+            f"has {counts[names.actions]}; they must have the same number so that a user's events meet"
+        )
+    return counts
+
+
+def partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int]:
+    """Partition counts of those of ``names`` that exist."""
+    return {
+        topic["name"]: len(topic["partitions"])
+        for topic in admin.describe_topics(names)
+        if not topic.get("error_code") and topic["partitions"]
+    }

@@ -1,0 +1,248 @@
+"""A Faust transport that hands an agent one whole partition batch as one event.
+
+Faust's own path makes several tasks a message; here a message is everything that one fetch brought for a
+partition, so that cost is paid once a batch. It is registered under setuptools' ``faust.transports`` as
+``batch``: use ``broker="batch://host:9092"`` and declare a topic with ``value_serializer="batch"``. Other
+topics of the app (changelogs too) keep Faust's one message a record.
+
+Commits: a batch stands for its range of offsets. By default a partition is committed up to the last batch
+before the first that is not acknowledged. An app that keeps offsets in its own state sets ``App.offsets``
+(``OffsetOwner``): then only what that state holds is committed, and partitions start where it says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import faust
+from faust.serializers.codecs import Codec, register
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP, ConsumerMessage, Message
+
+#: How long to wait for room when every partition's buffer is full (Faust's own wait is a second).
+FULL_WAIT_S = 0.01
+
+
+class PartitionBatch(NamedTuple):
+    """The value of a batch event. ``records`` have ``offset``, ``key``, ``value``, ``timestamp``.
+
+    ``epoch`` changes with every seek: a batch of an older epoch was fetched before a rebalance.
+    """
+
+    topic: str
+    partition: int
+    records: list[Any]
+    epoch: int
+
+
+class OffsetOwner(Protocol):
+    """A state that owns the offsets of batch topics."""
+
+    async def resume(self, committed: Mapping[TP, int | None], epoch: int) -> Mapping[TP, int]:
+        """Where to read each partition from; partitions left out stay at the committed offset."""
+
+    def committable(self) -> Mapping[TP, int]:
+        """Offsets (of the next record) that the state has made durable."""
+
+    def held_back(self) -> set[TP]:
+        """Partitions that should not be fetched for now."""
+
+
+class BatchCodec(Codec):
+    """Marks a topic whose messages are partition batches; passes values through."""
+
+    def loads(self, s: Any) -> Any:
+        """The batch as it is."""
+        return s
+
+
+register("batch", BatchCodec())
+
+
+class Consumer(driver.Consumer):
+    """Faust's aiokafka consumer, with batches for topics that ask for them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epoch = 0
+        self._batched: dict[str, bool] = {}
+        # Per partition, batches in order of delivery: [last offset, acknowledged].
+        self._delivered: dict[TP, deque[list[Any]]] = {}
+
+    @property
+    def _owner(self) -> OffsetOwner | None:
+        return getattr(self.app, "offsets", None)
+
+    def is_batched(self, topic: str) -> bool:
+        """Whether messages of the topic are partition batches."""
+        batched = self._batched.get(topic)
+        if batched is None:
+            batched = any(
+                channel.schema.value_serializer == "batch"
+                for channel in self.app.topics
+                if topic in channel.topics
+            )
+            self._batched[topic] = batched
+        return batched
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:  # noqa: ASYNC109 - Faust's name
+        """Fetch; yields a message a partition for batch topics, a message a record for others."""
+        epoch, generation = self.epoch, self.app.consumer_generation_id
+        records, active = await self._wait_next_records(timeout)
+        if records is None or self.should_stop:
+            return
+        if not self.flow_active:
+            await self._seek_again("while the flow was stopped")
+            return
+        if records and (epoch != self.epoch or generation != self.app.consumer_generation_id):
+            # Fetched across a rebalance: from which position is unknown, so read again.
+            await self._seek_again("across a rebalance")
+            return
+        single = {}
+        for tp, fetched in records.items():
+            if not self.is_batched(tp.topic):
+                single[tp] = fetched
+            elif self._wanted(tp, active):
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                message = self._to_batch(tp, fetched)
+                self._delivered.setdefault(tp, deque()).append([message.offset, False])
+                yield tp, message
+        for tp, record in self.scheduler.iterate(single):
+            if not self.flow_active or generation != self.app.consumer_generation_id:
+                break
+            if self._wanted(tp, active):
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                yield tp, self._to_message(tp, record)
+
+    def _wanted(self, tp: TP, active: set[TP] | None) -> bool:
+        return active is None or tp in active or tp in self._buffered_partitions
+
+    async def _seek_again(self, when: str) -> None:
+        self.log.dev("Records fetched %s: reading them again.", when)
+        try:
+            await self.perform_seek()
+        except Exception as error:
+            self.log.warning("Seek after a fetch %s failed: %r", when, error)
+
+    async def _wait_next_records(self, timeout: float) -> Any:  # noqa: ASYNC109 - Faust's name
+        if not self.flow_active:
+            await self.wait(self.can_resume_flow)
+        active = set(self._get_active_partitions())
+        if self._owner is not None:
+            active -= self._owner.held_back()
+        self.not_waiting_next_records.clear()
+        try:
+            if not active:
+                await asyncio.sleep(FULL_WAIT_S)
+                return {}, active
+            return await self._getmany(active_partitions=active, timeout=timeout), active
+        finally:
+            self.not_waiting_next_records.set()
+
+    def _to_batch(self, tp: TP, records: list[Any]) -> ConsumerMessage:
+        last = records[-1]
+        return ConsumerMessage(
+            tp.topic,
+            tp.partition,
+            last.offset,
+            (last.timestamp or 0) / 1000.0,
+            last.timestamp_type,
+            None,
+            None,
+            PartitionBatch(tp.topic, tp.partition, records, self.epoch),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=self.app.consumer_generation_id,
+        )
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        # A batch's offset is its last one: what lies between two of them is not a gap.
+        if not self.is_batched(tp.topic):
+            await super()._add_gap(tp, offset_from, offset_to)
+
+    def ack(self, message: Message) -> bool:
+        """Note that an agent is done with a message."""
+        if not self.is_batched(message.topic):
+            return bool(super().ack(message))
+        if message.acked:
+            return False
+        message.acked = True
+        self._unacked_messages.discard(message)
+        for entry in self._delivered.get(message.tp, ()):
+            if entry[0] == message.offset:
+                entry[1] = True
+                break
+        self._n_acked += 1
+        waiting = self._waiting_for_ack
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+        return True
+
+    def at_end(self, tp: TP) -> bool:
+        """Whether the partition was read to its end and agents are done with all of it.
+
+        By the fetcher's position, not by the last record: control records of transactions have no value.
+        """
+        consumer = self._thread._ensure_consumer()
+        assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
+        if assignment is None or tp not in assignment.tps:
+            return False
+        state = assignment.state_value(tp)
+        if state is None or state.highwater is None or not state.has_valid_position:
+            return False
+        busy = any(not acknowledged for _, acknowledged in self._delivered.get(tp, ()))
+        return bool(state.position >= state.highwater) and not busy
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        for tp in {*self._delivered, *(self._owner.committable() if self._owner else ())}:
+            if topics is None or tp in topics or tp.topic in topics:
+                yield tp
+        for tp in super()._filter_tps_with_pending_acks(topics):
+            if not self.is_batched(tp.topic):
+                yield tp
+
+    def _new_offset(self, tp: TP) -> int | None:
+        if not self.is_batched(tp.topic):
+            offset: int | None = super()._new_offset(tp)
+            return offset
+        done = None
+        delivered = self._delivered.get(tp, deque())
+        while delivered and delivered[0][1]:
+            done = delivered.popleft()[0] + 1
+        return self._owner.committable().get(tp) if self._owner is not None else done
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        """Forget what was delivered of partitions that go away."""
+        await super().on_partitions_revoked(revoked)
+        for tp in revoked:
+            self._delivered.pop(tp, None)
+
+    async def perform_seek(self) -> None:
+        """Go to the committed offsets, or to those of the app's own state where it has them."""
+        await super().perform_seek()
+        self.epoch += 1
+        self._delivered.clear()
+        self._batched.clear()
+        if self._owner is None:
+            return
+        batched = {tp: self._committed_offset[tp] for tp in self.assignment() if self.is_batched(tp.topic)}
+        resume = await self._owner.resume(batched, self.epoch)
+        away = {tp: offset for tp, offset in resume.items() if offset != batched[tp]}
+        if away:
+            await self.seek_wait(away)
+
+
+class Transport(driver.Transport):
+    """``batch://``: aiokafka with partition batches."""
+
+    Consumer: ClassVar[type[Consumer]] = Consumer
+
+
+def batch_topic(app: faust.App, name: str) -> Any:
+    """Declare a topic whose events are ``PartitionBatch`` values."""
+    return app.topic(name, value_serializer="batch", key_serializer="raw", acks=True)
