@@ -1,0 +1,55 @@
+"""The trunk in torch, for training only: RepL's shape in small, since its widths are not public.
+
+Ids, position bucket and hour each have an embedding; with the log price they go through a first layer,
+which is sparse in effect (the sum of one product row a field), then a hidden layer, then a linear head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+
+class Network(nn.Module):
+    """``rows[f]`` is the number of embedding rows of field f; row 0 of an id field is the unknown id.
+
+    Embeddings start at zero, so that a row that training never saw adds nothing.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[int],
+        id_fields: int,
+        price: bool,
+        embedding_size: int,
+        layer_size: int,
+        hidden_size: int,
+        base_rate: float,
+    ) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(count, embedding_size, padding_idx=0 if k < id_fields else None)
+            for k, count in enumerate(rows)
+        )
+        for embedding in self.embeddings:
+            nn.init.zeros_(embedding.weight)  # type: ignore[arg-type]
+        self.price = price
+        self.layer_1 = nn.Linear(embedding_size * len(rows) + price, layer_size)
+        self.layer_2 = nn.Linear(layer_size, hidden_size)
+        self.head = nn.Linear(hidden_size, 1)
+        nn.init.constant_(self.head.bias, float(torch.logit(torch.tensor(base_rate, dtype=torch.float64))))
+
+    def hidden(self, index: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+        """(n, d) from row numbers ``index`` (n, fields) and scaled log prices ``price`` (n,)."""
+        parts = [embedding(index[:, k]) for k, embedding in enumerate(self.embeddings)]
+        if self.price:
+            parts.append(price[:, None])
+        layer = torch.relu(self.layer_1(torch.cat(parts, dim=1)))
+        return torch.relu(self.layer_2(layer))
+
+    def forward(self, index: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+        """Log odds of a click (n,)."""
+        logits: torch.Tensor = self.head(self.hidden(index, price))
+        return logits[:, 0]

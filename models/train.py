@@ -1,0 +1,203 @@
+"""Train a trunk on a recorded log: ``python -m models.train --log LOG.parquet --out DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+import polars as pl
+
+from models.deep.manifest import Training
+from models.deep.samples import Samples
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+REQUIRED = ("event", "event_time", "impression_id", "user_id", "item_id", "action")
+_OPTIONAL: dict[str, tuple[pl.DataType, object]] = {
+    "category_id": (pl.String(), ""),
+    "shop_id": (pl.String(), ""),
+    "position": (pl.Int64(), 0),
+    "price": (pl.Float64(), 0.0),
+}
+
+
+class TrainError(ValueError):
+    """The log cannot be trained on; the message says what is missing."""
+
+
+class TrainReport(msgspec.Struct, kw_only=True, frozen=True):
+    """Where the trunk was written, its hash, what it reads and how it did."""
+
+    folder: str
+    trunk_hash: str
+    fields: list[str]
+    hidden_size: int
+    training: Training
+
+    def describe(self) -> str:
+        """The report in words."""
+        training = self.training
+        auc = (
+            "undefined (one class only)"
+            if training.validation_auc is None
+            else f"{training.validation_auc:.4f}"
+        )
+        return (
+            f"Trained on {training.rows:,} impressions with {training.clicks:,} clicks from {training.log}.\n"
+            f"Held out the newest {training.validation_rows:,}: AUC {auc}, "
+            f"log loss {training.validation_log_loss:.5f} after {training.epochs} epochs.\n"
+            f"Reads {', '.join(self.fields)}; {self.hidden_size} hidden units.\n"
+            f"Wrote {self.folder} (trunk {self.trunk_hash[:12]})."
+        )
+
+
+def train_from_log(
+    path: str | PathLike[str],
+    out: str | PathLike[str],
+    *,
+    hidden: int = 32,
+    epochs: int = 20,
+    seed: int = 0,
+    until: int | None = None,
+    label_window_s: float = 0.0,
+) -> TrainReport:
+    """Train on a recorded log (Parquet or JSONL, canonical columns) and write the trunk to ``out``.
+
+    An impression is positive where it has a click at most ``label_window_s`` after it (0: at any time).
+    With ``until`` (ms UTC) nothing from that time on is read, clicks included. Raises ``TrainError``.
+    """
+    from models.deep.fit import Options, export, fit
+
+    if hidden < 1 or epochs < 1 or label_window_s < 0.0:
+        raise TrainError("hidden and epochs must be at least 1, the label window not negative")
+    samples = read_samples(path, until=until, label_window_s=label_window_s)
+    fitted = fit(samples, Options(hidden_size=hidden, epochs=epochs, seed=seed))
+    import torch
+
+    times = np.asarray(samples.columns["event_time"])
+    training = Training(
+        log=Path(path).name,
+        rows=len(samples),
+        clicks=int(samples.clicked.sum()),
+        first_event_time=int(times[0]),
+        last_event_time=int(times[-1]),
+        label_window_s=label_window_s,
+        validation_rows=fitted.validation_rows,
+        validation_auc=fitted.validation_auc,
+        validation_log_loss=fitted.validation_log_loss,
+        epochs=fitted.epochs,
+        seed=seed,
+        torch_version=str(torch.__version__),
+    )
+    manifest = export(fitted, out, training)
+    return TrainReport(
+        folder=str(out),
+        trunk_hash=manifest.trunk_hash,
+        fields=manifest.fields,
+        hidden_size=manifest.hidden_size,
+        training=training,
+    )
+
+
+def read_samples(
+    path: str | PathLike[str], *, until: int | None = None, label_window_s: float = 0.0
+) -> Samples:
+    """Labelled impressions of a recorded log, in order of time. Raises ``TrainError``."""
+    try:
+        return _label(_read(Path(path)), path, until, label_window_s)
+    except pl.exceptions.PolarsError as error:
+        raise TrainError(f"{path}: a column has the wrong type: {error}") from error
+
+
+def _label(log: pl.DataFrame, path: str | PathLike[str], until: int | None, label_window_s: float) -> Samples:
+    missing = [name for name in REQUIRED if name not in log.columns]
+    if missing:
+        raise TrainError(
+            f"{path}: no column {', '.join(missing)}; a recorded log needs {', '.join(REQUIRED)}"
+        )
+    log = log.with_columns(pl.col("event_time").cast(pl.Int64), pl.col("action").cast(pl.String))
+    if until is not None:
+        log = log.filter(pl.col("event_time") < until)
+    impressions = (
+        log.filter(pl.col("event") == "impression")
+        .unique("impression_id", keep="first", maintain_order=True)
+        .sort("event_time", maintain_order=True)
+    )
+    if impressions.is_empty():
+        raise TrainError(f"{path}: no impressions" + (f" before {until}" if until is not None else ""))
+    clicks = (
+        log.filter((pl.col("event") == "action") & (pl.col("action") == "click"))
+        .group_by("impression_id")
+        .agg(pl.col("event_time").min().alias("click_time"))
+    )
+    impressions = impressions.join(clicks, on="impression_id", how="left", maintain_order="left")
+    clicked = impressions["click_time"].is_not_null()
+    if label_window_s > 0.0:
+        delay = impressions["click_time"] - impressions["event_time"]
+        clicked = (delay <= label_window_s * 1000.0).fill_null(False)
+    if not clicked.any():
+        raise TrainError(
+            f"{path}: none of the {len(impressions):,} impressions was clicked; nothing to learn"
+        )
+    columns: dict[str, list[object] | np.ndarray] = {
+        "user_id": impressions["user_id"].fill_null("").to_list(),
+        "item_id": impressions["item_id"].fill_null("").to_list(),
+        "event_time": impressions["event_time"].to_numpy(),
+    }
+    for name, (kind, default) in _OPTIONAL.items():
+        if name not in impressions.columns:
+            impressions = impressions.with_columns(pl.lit(default, dtype=kind).alias(name))
+        column = impressions[name].cast(kind).fill_null(default)
+        columns[name] = column.to_list() if isinstance(default, str) else column.to_numpy()
+    if "context" in impressions.columns and isinstance(impressions.schema["context"], pl.Struct):
+        columns["context"] = impressions["context"].to_list()
+    return Samples(columns, clicked.to_numpy())
+
+
+def _read(path: Path) -> pl.DataFrame:
+    try:
+        if path.suffix in (".jsonl", ".ndjson"):
+            return pl.read_ndjson(path, infer_schema_length=None)
+        return pl.read_parquet(path)
+    except FileNotFoundError as error:
+        raise TrainError(f"{path}: no such file") from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise TrainError(f"{path}: not a Parquet or JSONL log: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser.add_argument("--log", required=True, help="recorded log, .parquet or .jsonl")
+    parser.add_argument("--out", required=True, help="folder to write the trunk to")
+    parser.add_argument("--hidden", type=int, default=32, help="size of the last hidden layer")
+    parser.add_argument("--epochs", type=int, default=20, help="at most this many; it stops early")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", type=int, default=None, metavar="MS", help="read only what is older")
+    parser.add_argument("--label-window-s", type=float, default=0.0, help="0: a click at any time counts")
+    given = parser.parse_args(arguments)
+    try:
+        report = train_from_log(
+            given.log,
+            given.out,
+            hidden=given.hidden,
+            epochs=given.epochs,
+            seed=given.seed,
+            until=given.until,
+            label_window_s=given.label_window_s,
+        )
+    except TrainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(report.describe())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
