@@ -1,0 +1,267 @@
+"""The stream itself: block by block, each with its own random numbers, in constant memory.
+
+The span is cut into cells of event time (during which retrieval and stock badges stand still) and busy
+cells into blocks of at most ``BLOCK`` expected impressions. A block's random numbers come from a
+`SeedSequence` of (seed, cell, block), so a block does not depend on how earlier ones were read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from replay.simulate import delays
+from replay.simulate.catalog import CHANNELS
+from replay.simulate.config import Double11Config
+from replay.simulate.curve import ArrivalCurve
+from replay.simulate.frames import FrameMaker
+from replay.simulate.pending import ORDER, Pending, actions, in_order
+from replay.simulate.policy import Regret, add_regret, make_rank, slates
+from replay.simulate.tally import Tally
+from replay.simulate.world import Rank, Response, World
+
+BLOCK = 32_768
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A slice of event time: [``from_ms``, ``until_ms``) after the start, ``expected`` impressions."""
+
+    cell: int
+    number: int
+    from_ms: int
+    until_ms: int
+    expected: float
+
+
+@dataclass(slots=True)
+class Shown:
+    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream."""
+
+    serial: np.ndarray
+    t_ms: np.ndarray
+    t: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    position: np.ndarray
+    channel: np.ndarray
+    request: np.ndarray
+    price: np.ndarray
+
+
+class Double11:
+    """A simulated night.
+
+    ``rank`` replaces the configured policy by an external scorer: it is called once a block with its
+    `Requests`, when the block is asked for, and gives scores (R, C).
+
+    >>> sim = Double11(Double11Config(minutes=0.1, rate=100, users=100, items=100))
+    >>> log, truth = next(sim.frames())
+    >>> log["event"][0], truth.height <= log.height
+    ('impression', True)
+    """
+
+    def __init__(self, config: Double11Config | None = None, rank: Rank | None = None) -> None:
+        self.config = config if config is not None else Double11Config()
+        settings = self.config
+        self.curve = ArrivalCurve(settings.span_s, settings.night_h, settings.rate, settings.jump_ratio)
+        self.expected_impressions = settings.rate * settings.span_s
+        self._after = self.expected_impressions - float(self.curve.expected(settings.midnight_s))
+        self._rank = rank
+        self._reset()
+
+    def _reset(self) -> None:
+        settings = self.config
+        self.world = World(settings, self._after)
+        self.tally = Tally(settings)
+        self.regret = Regret()
+        # Twenty cells ahead: most actions of a night at real speed come sooner or much later.
+        self.pending = Pending(max(1, round(settings.cell * 20_000)))
+        self._serial = 0
+        self._request = 0
+
+    # Time ----------------------------------------------------------------------------------------
+
+    def blocks(self) -> Iterator[Block]:
+        """The blocks of the stream in order of time; 00:00 always begins one."""
+        settings = self.config
+        end = round(settings.span_s * 1000)
+        midnight = round(settings.midnight_s * 1000)
+        cell_ms = max(1, round(settings.cell * 1000))
+        left, cell = 0, 0
+        while left < end:
+            right = min(end, left + cell_ms)
+            right = midnight if left < midnight < right else right
+            low, high = (float(self.curve.expected(ms / 1000)) for ms in (left, right))
+            parts = max(1, math.ceil((high - low) / BLOCK))
+            cuts = self.curve.when(np.linspace(low, high, parts + 1)) * 1000
+            edges = [left, *np.clip(np.floor(cuts[1:-1]).astype(np.int64), left, right).tolist(), right]
+            for number in range(parts):
+                begin, until = edges[number], edges[number + 1]
+                expected = self.curve.expected(until / 1000) - self.curve.expected(begin / 1000)
+                yield Block(cell, number, begin, until, float(expected))
+            left, cell = right, cell + 1
+
+    # Frames --------------------------------------------------------------------------------------
+
+    def frames(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """(log, truth) frames in order of event time; every call starts the night anew."""
+        self._reset()
+        settings = self.config
+        self._maker = FrameMaker(
+            settings.seed, settings.users, settings.items, settings.categories, settings.shops
+        )
+        for block in self.blocks():
+            log, truth = self._block(block)
+            if log.height:
+                yield log, truth
+        self.tally.unseen += len(self.pending)
+
+    def summary(self) -> dict[str, Any]:
+        """Figures of what was generated so far, beside the published ones; see `summary.py`."""
+        from replay.simulate.summary import summarise
+
+        return summarise(self)
+
+    def _block(self, block: Block) -> tuple[pl.DataFrame, pl.DataFrame]:
+        seed = np.random.SeedSequence(self.config.seed, spawn_key=(1, block.cell, block.number))
+        r_arrive, r_rank, r_respond, r_refund = (np.random.default_rng(s) for s in seed.spawn(4))
+        self.world.advance(block.from_ms / 1000)
+        shown = self._show(block, r_arrive, r_rank)
+        response = self.world.respond(
+            r_respond, shown.user, shown.item, shown.position, shown.t, shown.channel
+        )
+        self._remember(shown, response)
+        done = self._due(block.until_ms, r_refund)
+        # What sold out within the block could not be bought from that moment on.
+        sold_out = self.world.sold_out(shown.item, shown.t)
+        p_purchase = np.where(sold_out, 0.0, response.p_purchase)
+        truth = self._truth(shown, response, p_purchase, sold_out)
+        self.tally.add(self.world, shown, response, p_purchase, truth, done)
+        return self._log(shown, done), self._maker.truth({"impression_id": shown.serial, **truth})
+
+    def _show(self, block: Block, r_arrive: np.random.Generator, r_rank: np.random.Generator) -> Shown:
+        """Requests of the block, their candidates, and what the policy showed."""
+        settings, world = self.config, self.world
+        mean_slate = (settings.slate_min + settings.slate_max) / 2.0
+        n = int(r_arrive.poisson(block.expected / mean_slate))
+        low = float(self.curve.expected(block.from_ms / 1000))
+        when = self.curve.when(low + block.expected * np.sort(r_arrive.random(n)))
+        at_ms = np.clip(np.floor(when * 1000).astype(np.int64), block.from_ms, block.until_ms - 1)
+        requests = world.candidates(r_arrive, n, t=at_ms / 1000)
+        rank = self._rank or make_rank(settings.policy, world, r_rank)
+        order = slates(requests, np.asarray(rank(requests), dtype=np.float64))
+        if settings.regret:
+            add_regret(self.regret, world, requests, order)
+        on = np.arange(settings.candidates) < requests.length[:, None]
+        row, position = np.nonzero(on)
+        item = np.take_along_axis(requests.items, order, axis=1)[on]
+        t_ms = at_ms[row]
+        t = t_ms / 1000
+        serial = self._serial + np.arange(row.size)
+        request = self._request + row
+        self._serial += row.size
+        self._request += n
+        return Shown(
+            serial=serial,
+            t_ms=t_ms,
+            t=t,
+            user=requests.user[row],
+            item=item,
+            position=position,
+            channel=requests.channel[row],
+            request=request,
+            price=world.prices(item, t),
+        )
+
+    def _remember(self, shown: Shown, response: Response) -> None:
+        """Put every action that follows into the calendar; what comes after the longest delay is lost."""
+        settings = self.config
+        click_ms = shown.t_ms + np.maximum(1, np.round(response.click_s * 1000)).astype(np.int64)
+        rows = np.flatnonzero(response.clicked)
+        zero = np.zeros(rows.size)
+        self.pending.push(
+            actions("click", click_ms[rows], shown.serial[rows], shown.user[rows], shown.item[rows], zero)
+        )
+        for kind, (did, wait_s) in response.later.items():
+            self.tally.drawn(kind, wait_s)
+            kept = wait_s / settings.delay_speed <= settings.max_delay_s
+            self.tally.too_late += int((~kept).sum())
+            did, wait_s = did[kept], wait_s[kept]
+            due = click_ms[did] + np.maximum(1, np.round(wait_s * 1000 / settings.delay_speed)).astype(
+                np.int64
+            )
+            value = shown.price[did] if kind == "purchase" else np.zeros(did.size)
+            self.pending.push(actions(kind, due, shown.serial[did], shown.user[did], shown.item[did], value))
+
+    def _due(self, until_ms: int, rng: np.random.Generator) -> np.ndarray:
+        """Actions before ``until_ms`` in order; purchases take stock, and may be refunded later."""
+        settings, world = self.config, self.world
+        due = in_order(self.pending.pop(until_ms))
+        on_sale = (due["kind"] == ORDER.index("purchase")) & (due["due"] >= settings.midnight_s * 1000)
+        sold = np.ones(due.size, dtype=bool)
+        sold[on_sale] = world.sell(due["item"][on_sale], due["due"][on_sale] / 1000)
+        self.tally.refused += int((~sold).sum())
+        due = due[sold]
+        bought = due[due["kind"] == ORDER.index("purchase")]
+        back = bought[rng.random(bought.size) < world.true_refund_probability(bought["item"])]
+        wait_s = delays.action_delay(rng, "refund", back.size)
+        kept = wait_s / settings.delay_speed <= settings.max_delay_s
+        self.tally.too_late += int((~kept).sum())
+        back, wait_s = back[kept].copy(), wait_s[kept]
+        back["kind"] = ORDER.index("refund")
+        back["due"] += np.maximum(1, np.round(wait_s * 1000 / settings.delay_speed)).astype(np.int64)
+        self.pending.push(back)
+        soon = self.pending.pop(until_ms)
+        return in_order(np.concatenate([due, soon])) if soon.size else due
+
+    def _truth(
+        self, shown: Shown, response: Response, p_purchase: np.ndarray, sold_out: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        world, catalog = self.world, self.world.catalog
+        return {
+            "p_click": response.p_click,
+            "p_cart": response.p_cart,
+            "p_favourite": response.p_favourite,
+            "p_purchase": p_purchase,
+            "p_refund": world.true_refund_probability(shown.item),
+            "hot": world.hot(shown.item, shown.t),
+            "sold_out": sold_out,
+            "bot": catalog.bot[shown.user],
+            "new_item": catalog.born_s[shown.item] > -np.inf,
+            "shifted": catalog.shifted[shown.item] & world.sale(shown.t),
+        }
+
+    def _log(self, shown: Shown, done: np.ndarray) -> pl.DataFrame:
+        catalog = self.world.catalog
+        due = np.concatenate([shown.t_ms, done["due"]])
+        kind = np.concatenate([np.zeros(shown.t_ms.size, np.int8), done["kind"]])
+        order = np.argsort(due * len(ORDER) + kind, kind="stable")
+        none = np.full(done.size, -1)
+        zero = np.zeros(done.size)
+
+        def joined(impressions: np.ndarray, others: np.ndarray) -> np.ndarray:
+            return np.concatenate([impressions, others])[order]
+
+        context = catalog.user_device[shown.user].astype(np.int64) * len(CHANNELS) + shown.channel
+        return self._maker.log(
+            {
+                "event": kind[order],
+                "event_time": self.config.start_ms + due[order],
+                "impression_id": joined(shown.serial, done["serial"]),
+                "user_id": joined(shown.user, done["user"]),
+                "item_id": joined(shown.item, done["item"]),
+                "category_id": joined(catalog.category[shown.item], none),
+                "shop_id": joined(catalog.shop[shown.item], none),
+                "position": joined(shown.position, none),
+                "price": joined(shown.price, zero),
+                "request_id": joined(shown.request, none),
+                "context": joined(context, none),
+                "value": joined(np.zeros(shown.t_ms.size), done["value"]),
+            }
+        )
