@@ -68,8 +68,9 @@ class BayesianLogistic:
     def learn(self, z: Features, y: FloatArray, elapsed_ticks: int = 0) -> int:
         precision, eta = self._forget(elapsed_ticks)
         if len(y) == 0:
-            self.precision, self.eta = precision, eta
-            self.mean = _solve(precision, eta)
+            if precision is not self.precision:
+                self.precision, self.eta = precision, eta
+                self.mean = _solve(precision, eta)
             return 0
         Z = np.asarray(z, dtype=np.float64)
         w = self.mean
@@ -129,7 +130,7 @@ class BayesianLogistic:
         self.mean, self.eta, self.precision = mean, eta, precision
 
     def _forget(self, elapsed_ticks: int) -> tuple[FloatArray, FloatArray]:
-        kept = self.forgetting**elapsed_ticks
+        kept = self.forgetting ** max(elapsed_ticks, 0)
         if kept == 1.0:
             return self.precision, self.eta
         precision = kept * self.precision

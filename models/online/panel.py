@@ -53,6 +53,13 @@ class Panel:
         precision = np.repeat([prior_precision, feature_prior_precision], [1 + d, q])
         self.champion = BayesianLogistic(frozen, precision, forgetting_per_tick)
         self._learners: list[Learner] = [FrozenHead(frozen), self.champion, Ftrl(frozen)]
+        if river:
+            # Imported on demand: serving builds no panel, and a worker without River need not pay for it.
+            from models.online.river_learner import river_learner
+
+            self._learners += [
+                river_learner(name, rt_feature_names, river_samples_per_tick) for name in river
+            ]
         self.learner_names = [learner.name for learner in self._learners]
         self._metrics = {name: ProgressiveMetrics() for name in self.learner_names}
         self.samples = 0
