@@ -59,6 +59,8 @@ def conform(frame: pl.DataFrame, context: pl.Struct | None = None) -> pl.DataFra
     ['event', 'event_time', 'impression_id']
     """
     kind = context or context_type(frame)
+    if kind is not None:
+        kind = pl.Struct({field.name: pl.String() for field in kind.fields})
     picked: list[pl.Expr] = []
     for name in COLUMNS:
         if name == "context":
@@ -73,8 +75,11 @@ def conform(frame: pl.DataFrame, context: pl.Struct | None = None) -> pl.DataFra
     return frame.select(picked)
 
 
-def refusals() -> pl.Expr:
-    """The reason why a canonical row cannot be an event (String), null for a good row."""
+def refusals(context: pl.Struct | None = None) -> pl.Expr:
+    """The reason why a canonical row cannot be an event (String), null for a good row.
+
+    ``context``: the type of that column, whose texts are bounded as well.
+    """
     is_action = pl.col("event") == ACTION
     time = pl.col("event_time")
     checks: list[tuple[pl.Expr, pl.Expr]] = [
@@ -94,6 +99,8 @@ def refusals() -> pl.Expr:
     empty, reason = _empty("item_id")
     checks.append((~is_action & empty, reason))
     checks.extend(_long(name) for name in ("item_id", *_OPTIONAL_IDS))
+    for field in context.fields if context is not None else ():
+        checks.append(_long(f"context {field.name}", pl.col("context").struct.field(field.name)))
     position = pl.col("position")
     checks.append(
         (
@@ -139,8 +146,8 @@ def _empty(name: str) -> tuple[pl.Expr, pl.Expr]:
     return column.is_null() | (column == ""), _text(f"{name} is missing")
 
 
-def _long(name: str) -> tuple[pl.Expr, pl.Expr]:
+def _long(name: str, column: pl.Expr | None = None) -> tuple[pl.Expr, pl.Expr]:
+    column = pl.col(name) if column is None else column
     # Bytes bound characters from above and need no decoding; only a long text is counted exactly.
-    column = pl.col(name)
     too_long = (column.str.len_bytes() > MAX_ID) & (column.str.len_chars() > MAX_ID)
     return too_long, _text(f"{name} is longer than {MAX_ID} characters")

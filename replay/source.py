@@ -29,12 +29,14 @@ class Tally:
     """What the latest pass over a log did not turn into events.
 
     ``examples``: the first few refused rows, (row number, reason). ``left_out``: rows that are fine but
-    have no counterpart in the event contract, by what they are.
+    have no counterpart in the event contract, ``made_up``: events that the source implies only; both by
+    what they are.
     """
 
     refused: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    made_up: dict[str, int] = field(default_factory=dict)
 
     def refuse(self, rows: pl.DataFrame) -> None:
         """Count refused rows; columns ``_row`` and ``_reason``, one row a source row."""
@@ -47,6 +49,10 @@ class Tally:
         if count:
             self.left_out[what] = self.left_out.get(what, 0) + count
 
+    def make_up(self, what: str, count: int) -> None:
+        if count:
+            self.made_up[what] = self.made_up.get(what, 0) + count
+
     def text(self) -> str:
         """One line for people, empty where everything became an event."""
         parts = []
@@ -57,10 +63,14 @@ class Tally:
         if self.left_out:
             what = ", ".join(f"{count:,} {name}" for name, count in sorted(self.left_out.items()))
             parts.append(f"left out, no such event: {what}")
+        if self.made_up:
+            what = ", ".join(f"{count:,} {name}" for name, count in sorted(self.made_up.items()))
+            parts.append(f"made up: {what}")
         return "; ".join(parts)
 
 
-#: Yields canonical batches with ``_row``; may count into the tally what it leaves out.
+#: Yields canonical batches with ``_row``, and ``_reason`` where the adapter itself refuses a row; counts into
+#: the tally what it leaves out.
 Source = Callable[[int, Tally], Iterable[pl.DataFrame]]
 
 
@@ -91,8 +101,11 @@ class TableLog:
 
 
 def _checked(batch: pl.DataFrame, tally: Tally) -> pl.DataFrame:
-    frame = conform(batch, context_type(batch))
-    reasons = frame.select(refusals().alias("_reason"))["_reason"]
+    context = context_type(batch)
+    frame = conform(batch, context)
+    reasons = frame.select(refusals(context).alias("_reason"))["_reason"]
+    if "_reason" in batch.columns:
+        reasons = batch.select(pl.coalesce("_reason", reasons))["_reason"]
     if reasons.null_count() == frame.height:
         return frame
     refused = pl.DataFrame({"_row": batch["_row"], "_reason": reasons}).drop_nulls("_reason")
@@ -125,9 +138,16 @@ def label_events(impressions: pl.DataFrame, labels: Sequence[Label]) -> pl.DataF
     ['impression', 'impression', 'action']
     """
     have = [name for name in _IMPRESSION_COLUMNS if name in impressions.columns]
-    parts = [impressions.select("_row", pl.lit(IMPRESSION).alias("event"), *have)]
+    own = [name for name in ("_reason",) if name in impressions.columns]
+    parts = [impressions.select("_row", *own, pl.lit(IMPRESSION).alias("event"), *have)]
     for label in labels:
         time = label.time if label.time is not None else pl.col("event_time")
+        wrong = (
+            pl.when(time.is_null())
+            .then(pl.lit(f"{label.action} has no time"))
+            .when(time < pl.col("event_time"))
+            .then(pl.lit(f"{label.action} is earlier than its impression"))
+        )
         value = label.value if label.value is not None else pl.lit(None, dtype=pl.Float64)
         parts.append(
             impressions.filter(label.when).select(
@@ -139,6 +159,7 @@ def label_events(impressions: pl.DataFrame, labels: Sequence[Label]) -> pl.DataF
                 "item_id",
                 pl.lit(label.action).alias("action"),
                 value.cast(pl.Float64).alias("value"),
+                wrong.alias("_reason"),
             )
         )
     return pl.concat(parts, how="diagonal")

@@ -1,7 +1,7 @@
 """Recorded logs by name: one module an adapter, by the public column layout of its data set.
 
-A module has ``TITLE`` (one line), ``find() -> Path | None`` (where its data lies, without fetching) and
-``open_path(path: Path | None) -> RecordedLog``.
+A module has ``TITLE`` and ``MISSING`` (one line each: what it is, how to get it), ``find() -> Path | None``
+(where its data lies, without fetching) and ``open_path(path: Path | None) -> RecordedLog``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ from types import ModuleType
 from replay.log import RecordedLog
 
 #: Names that `open_log` takes.
-ADAPTERS: tuple[str, ...] = ("obd",)
+ADAPTERS: tuple[str, ...] = (
+    *("obd", "trivago", "taobao", "tmall", "retailrocket"),
+    *("rees46", "criteo", "kuairand", "avazu", "aliccp"),
+)
 
 
 def adapter(name: str) -> ModuleType:
