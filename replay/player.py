@@ -246,7 +246,7 @@ class Player:
         # Rounded up: a watermark must not fall short of the last window's end.
         self.report.watermark_ms = self._last_sent_ms + int(np.ceil(behind_s * 1000.0))
         value = msgspec.json.encode(Watermark(watermark=self.report.watermark_ms))
-        self.report.watermarks = await sender.send_everywhere(value, self.report.watermark_ms)
+        self.report.watermarks = await sender.send_everywhere(value)
 
 
 def prepare(bootstrap: str, scenario: Scenario) -> None:
