@@ -50,8 +50,7 @@ class RealTimeFeatures:
         counts = {
             name: self.tables[name].observe(entities[name], columns, times, tick, wanted) for name in TABLES
         }
-        everything = [GLOBAL_ENTITY] * len(times)
-        global_counts = self.tables[GLOBAL].observe(everything, columns, times, tick, wanted)
+        global_counts = self.tables[GLOBAL].observe_one(GLOBAL_ENTITY, columns, times, tick, wanted)
         return features(counts, global_counts, prices, self.smoothing)
 
     def write(self, batch: Batch) -> int:
@@ -69,6 +68,11 @@ class RealTimeFeatures:
         """Publish every row in memory again: the last ``take_changed`` did not arrive."""
         for table in self.tables.values():
             table.mark_all_changed()
+
+    def mark_changed_since(self, at: int) -> None:
+        """Publish every stored row again that counts something after ``at`` (ms)."""
+        for table in self.tables.values():
+            table.mark_changed_since(at)
 
     def evict(self) -> int:
         """Bring every table back under its bound; call after a checkpoint. Returns rows dropped."""

@@ -19,6 +19,7 @@ from state.store import Batch, Store
 IntArray = npt.NDArray[np.int64]
 
 INITIAL_ROWS = 1024
+_COLUMNS = ("_counts", "_last", "_touched", "_dirty", "_unpublished")
 
 
 class DecayedCounts:
@@ -28,6 +29,7 @@ class DecayedCounts:
         self.name = name
         self.half_lives_s = tuple(half_lives_s)
         self.evicted = 0
+        self._half_lives_ms = np.asarray(self.half_lives_s) * 1000.0
         self._store = store
         self._prefix = f"row/{name}/".encode()
         self._cached_rows = cached_rows
@@ -38,6 +40,7 @@ class DecayedCounts:
         self._touched: IntArray = np.zeros(INITIAL_ROWS, dtype=np.int64)
         self._dirty = np.zeros(INITIAL_ROWS, dtype=bool)
         self._unpublished = np.zeros(INITIAL_ROWS, dtype=bool)
+        self._scratch = np.zeros(INITIAL_ROWS, dtype=np.intp)
         self._clock = 0
 
     def __len__(self) -> int:
@@ -69,44 +72,78 @@ class DecayedCounts:
         Sums run in the order of the events and of each group's first event, never in the order of row
         numbers, so the same events give the same bits after a restart.
         """
-        start, end = tick
-        slots = self.slots(entities)
-        rows, first, group = np.unique(slots, return_index=True, return_inverse=True)
-        by_first = np.argsort(first)
-        rank = np.empty_like(by_first)
-        rank[by_first] = np.arange(len(by_first))
-        rows, group = rows[by_first], rank[group]
+        return self._observe(self.slots(entities), columns, times, tick, wanted)
 
+    def observe_one(
+        self,
+        entity: str,
+        columns: IntArray,
+        times: IntArray,
+        tick: tuple[int, int],
+        wanted: npt.NDArray[np.bool_],
+    ) -> FloatArray:
+        """``observe`` where every event belongs to the same entity."""
+        slots = np.full(len(times), self.slots([entity])[0], dtype=np.intp)
+        return self._observe(slots, columns, times, tick, wanted)
+
+    def _observe(
+        self,
+        slots: npt.NDArray[np.intp],
+        columns: IntArray,
+        times: IntArray,
+        tick: tuple[int, int],
+        wanted: npt.NDArray[np.bool_],
+    ) -> FloatArray:
+        start, end = tick
+        size = len(slots)
+        if size == 1:
+            return self._observe_single(int(slots[0]), int(columns[0]), int(times[0]), tick, bool(wanted[0]))
+        rows, group = self._groups(slots)
         base = (
             self._counts[rows]
             * decay((end - self._last[rows]).astype(np.float64), self.half_lives_s)[:, None]
         )
         weights = decay((end - times).astype(np.float64), self.half_lives_s)
-        order = np.argsort(group, kind="stable")
-        size = len(slots)
-        added = np.zeros((size, *base.shape[1:]))
-        added[np.arange(size), columns[order]] = weights[order]
+
+        # Stable sorts of 16-bit integers are radix sorts: a tick rarely has more groups than that.
+        small = group.astype(np.uint16) if len(rows) <= 1 << 16 else group
+        order = np.argsort(small, kind="stable")
+        ends = np.cumsum(np.bincount(group, minlength=len(rows)))
+        starts = np.concatenate(([0], ends[:-1]))
+        used, column = np.unique(columns, return_inverse=True)
+        added = np.zeros((size, len(used), weights.shape[1]))
+        added[np.arange(size), column[order]] = weights[order]
         running = np.cumsum(added, axis=0)
-        starts = np.searchsorted(group[order], np.arange(len(rows)))
-        ends = np.append(starts[1:], size) - 1
         before_group = running[starts] - added[starts]
 
+        position = np.empty(size, dtype=np.intp)
+        position[order] = np.arange(size)
+        at, of = position[wanted], group[wanted]
+        before = base[of]
         # Differences of running sums can fall a rounding error below zero.
-        self._counts[rows] = base + np.maximum(running[ends] - before_group, 0.0)
+        before[:, used] += np.maximum(running[at] - added[at] - before_group[of], 0.0)
+
+        base[:, used] += np.maximum(running[ends - 1] - before_group, 0.0)
+        self._counts[rows] = base
         self._last[rows] = end
         self._clock += 1
         self._touched[rows] = self._clock
         self._dirty[rows] = True
         self._unpublished[rows] = True
 
-        position = np.empty(size, dtype=np.intp)
-        position[order] = np.arange(size)
-        at = position[wanted]
-        of = group[wanted]
-        before = base[of] + np.maximum(running[at] - added[at] - before_group[of], 0.0)
-        seen = np.clip(times[wanted], start, end)
-        counted: FloatArray = before / decay((end - seen).astype(np.float64), self.half_lives_s)[:, None]
-        return counted
+        seen = np.minimum(np.maximum(times[wanted], start), end)
+        before /= decay((end - seen).astype(np.float64), self.half_lives_s)[:, None]
+        return before
+
+    def _groups(self, slots: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Distinct rows in order of first appearance, and each event's index into them; no sorting."""
+        numbers = np.arange(len(slots))
+        # Written backwards, the first appearance of a row is what stays.
+        self._scratch[slots[::-1]] = numbers[::-1]
+        first = self._scratch[slots]
+        is_first = first == numbers
+        rank = np.cumsum(is_first) - 1
+        return slots[is_first], rank[first]
 
     def write(self, batch: Batch) -> int:
         """Add all rows that changed since the last ``write`` to ``batch``; returns how many."""
@@ -127,6 +164,11 @@ class DecayedCounts:
         """Publish every row in memory again: the last ``take_changed`` did not arrive."""
         self._unpublished[: len(self._entities)] = True
 
+    def mark_changed_since(self, at: int) -> None:
+        """Publish every stored row again that counts something after ``at`` (ms)."""
+        entities = [e for e, last, _ in self.rows() if last > at]
+        self._unpublished[self.slots(entities)] = True
+
     def evict(self) -> int:
         """Drop the least recently touched rows above the bound from memory; they stay in the store.
 
@@ -145,8 +187,9 @@ class DecayedCounts:
         kept = np.flatnonzero(keep)
         self._entities = [self._entities[i] for i in kept.tolist()]
         self._slots = {entity: i for i, entity in enumerate(self._entities)}
-        for name in ("_counts", "_last", "_touched", "_dirty", "_unpublished"):
+        for name in _COLUMNS:
             setattr(self, name, getattr(self, name)[kept])
+        self._scratch = np.zeros(len(kept), dtype=np.intp)
         self._grow(INITIAL_ROWS)
         self.evicted += len(oldest)
         return len(oldest)
@@ -206,7 +249,7 @@ class DecayedCounts:
         if needed <= capacity:
             return
         capacity = max(needed, 2 * capacity)
-        for name in ("_counts", "_last", "_touched", "_dirty", "_unpublished"):
+        for name in (*_COLUMNS, "_scratch"):
             old = getattr(self, name)
             new = np.zeros((capacity, *old.shape[1:]), dtype=old.dtype)
             new[: len(old)] = old

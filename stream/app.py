@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -31,7 +30,6 @@ class SurgelineApp(faust.App):
 
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
-        Path(self.conf.datadir).mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario)
         await self.offsets.start()
         await super().on_first_start()
@@ -46,12 +44,14 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     """The app for a scenario; one worker process runs it."""
     worker_id = os.environ.get("SURGELINE_WORKER_ID", "0")
     bootstrap = bootstrap_servers()
+    datadir = home() / "faust" / worker_id
+    datadir.mkdir(parents=True, exist_ok=True)
     app = SurgelineApp(
         scenario.name,
         broker=[f"batch://{server.strip()}" for server in bootstrap.split(",")],
         store="memory://",
         origin="stream",
-        datadir=str(home() / "faust" / worker_id),
+        datadir=str(datadir),
         consumer_group_instance_id=f"{scenario.name}-{worker_id}",
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=10.0,

@@ -59,6 +59,7 @@ class _Meta(msgspec.Struct):
     trunk_hash: str
     done_until: int
     labels_until: int
+    published_until: int
     last_learned_tick: int
     version: int
     totals: Totals
@@ -113,6 +114,8 @@ class Engine:
         self.version = 0
         self.done_until = NEVER
         self.labels_until = NEVER
+        #: Event time up to which feature rows have reached the features topic.
+        self.published_until = NEVER
         self._last_learned_tick = NEVER
         self._known: dict[Source, Position] = {}
         self.recent: list[TickStats] = []
@@ -337,7 +340,7 @@ class Engine:
     def _note(self, tick_end: int, closed: Closed) -> None:
         stats = self._latest(tick_end)
         predictions = closed.predictions.astype(np.float64)
-        clipped = np.clip(predictions, 1e-7, 1 - 1e-7)
+        clipped = np.minimum(np.maximum(predictions, 1e-7), 1 - 1e-7)
         labels = closed.labels[:, None]
         loss = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).sum(axis=0)
         stats.samples += len(closed.labels)
@@ -393,6 +396,7 @@ class Engine:
             trunk_hash=self.trunk.hash,
             done_until=self.done_until,
             labels_until=self.labels_until,
+            published_until=self.published_until,
             last_learned_tick=self._last_learned_tick,
             version=self.version,
             totals=self.totals,
@@ -441,6 +445,9 @@ class Engine:
                 f"trunk {self.trunk.hash[:12]}; restore that trunk or use a new state folder"
             )
         self.done_until, self.labels_until = meta.done_until, meta.labels_until
+        self.published_until = meta.published_until
+        # What the last checkpoint changed may not have been published before the process ended.
+        self.features.mark_changed_since(meta.published_until)
         self._last_learned_tick = meta.last_learned_tick
         self.version, self.totals = meta.version, meta.totals
         self._known = {Source(kind, partition): position for kind, partition, position in meta.positions}

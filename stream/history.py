@@ -7,10 +7,13 @@ from collections import deque
 
 import msgspec
 
+from models.online.metrics import ProgressiveMetrics
 from models.weights import LearnerMetrics
 from stream.engine import Engine
 
 SECONDS = 900
+#: The peak is that of the mean rate over this many seconds: one late tick is not a peak.
+PEAK_SPAN_MS = 5_000
 
 
 class Moment(msgspec.Struct):
@@ -37,17 +40,32 @@ class HotItem(msgspec.Struct):
 
 
 class LiveView(msgspec.Struct):
-    """What ``/live/data`` answers."""
+    """What ``/live/data`` answers. Times are ms UTC of the worker's clock.
+
+    ``learners`` orders the lists in ``moments``; ``champion`` is the one that is published. ``metrics``
+    count since the state began, ``window`` over the last ``window_s`` of event time. ``peak_rate`` is the
+    highest number of events a second since ``started_at``, as a mean over five seconds that end at
+    ``peak_at`` (0 before there was one). ``skipped`` are samples that a learner did not learn from.
+    """
 
     name: str
     source: str
     now: int
+    started_at: int
+    kept_s: int
     learners: list[str]
+    champion: str
     moments: list[Moment]
     totals: dict[str, int]
     metrics: dict[str, LearnerMetrics]
     window: dict[str, LearnerMetrics]
+    window_s: float
+    label_window_s: float
+    skipped: dict[str, int]
+    peak_rate: float
+    peak_at: int
     hot_items: list[HotItem]
+    hot_half_life_s: float
     trunk_hash: str
     weights_created_at: int
 
@@ -58,6 +76,9 @@ class History:
     def __init__(self) -> None:
         self._moments: deque[Moment] = deque(maxlen=SECONDS)
         self._view: LiveView | None = None
+        self._started_at = round(time.time() * 1000)
+        self._window_ticks = ProgressiveMetrics().window_ticks
+        self._peak_rate, self._peak_at = 0.0, 0
 
     def record(self, engine: Engine, refused: int, created_at: int) -> None:
         """Add one second. Runs in the engine's thread: it reads the engine."""
@@ -83,6 +104,7 @@ class History:
             moment.predicted = [a + b for a, b in zip(moment.predicted, stats.predicted, strict=True)]
             moment.loss = [a + b for a, b in zip(moment.loss, stats.loss, strict=True)]
         self._moments.append(moment)
+        self._follow_peak()
         join = engine.join.counts
         totals = {
             "impressions": join.impressions,
@@ -96,23 +118,46 @@ class History:
             "late": engine.totals.late,
             "dead_letters": refused,
         }
+        half_lives = engine.features.half_lives_s
+        shortest = half_lives.index(min(half_lives))
         hot = [
-            HotItem(item, float(counts[1, 0]), float(counts[0, 0]))
+            HotItem(item, float(counts[1, shortest]), float(counts[0, shortest]))
             for item, counts in engine.features.tables["item"].top(1, 10, engine.done_until)
         ]
         self._view = LiveView(
             name=engine.scenario.name,
             source=engine.source,
             now=now,
+            started_at=self._started_at,
+            kept_s=SECONDS,
             learners=list(learners),
+            champion=engine.panel.champion.name,
             moments=[],
             totals=totals,
             metrics=engine.panel.metrics(),
             window=engine.panel.window_metrics(),
+            window_s=self._window_ticks * engine.tick_ms / 1000,
+            label_window_s=engine.scenario.times.label_window_s,
+            skipped=engine.panel.skipped,
+            peak_rate=self._peak_rate,
+            peak_at=self._peak_at,
             hot_items=hot,
+            hot_half_life_s=half_lives[shortest],
             trunk_hash=engine.trunk.hash,
             weights_created_at=created_at,
         )
+
+    def _follow_peak(self) -> None:
+        """Raise the peak if the last seconds were busier. A moment counts from the one before it."""
+        newest = self._moments[-1].at
+        events = 0
+        for moment in reversed(self._moments):
+            if newest - moment.at >= PEAK_SPAN_MS:
+                rate = events * 1000 / (newest - moment.at)
+                if rate > self._peak_rate:
+                    self._peak_rate, self._peak_at = rate, newest
+                return
+            events += moment.impressions + moment.actions
 
     def view(self, since: int = 0) -> LiveView | None:
         """The newest view with the moments after ``since`` (ms); None before the first tick."""

@@ -59,7 +59,6 @@ class Runtime:
         self._held_back: set[TP] = set()
         self._refused: list[tuple[str, int, Refused]] = []
         self._refused_by_topic: Counter[str] = Counter()
-        self._unsent_features = False
 
     # -- life
 
@@ -136,8 +135,10 @@ class Runtime:
         created_at = round(time.time() * 1000)
         weights, offsets, rows = await self._call(self._checkpoint, created_at)
         self._durable = {self._tp(source): offset for source, offset in offsets.items()}
+        done_until = weights.watermarks.features
         try:
             sent = await self._publisher.feature_rows(rows)
+            self.engine.published_until = done_until
             if consumer is not None:
                 await consumer.commit()
             size = await self._publisher.weights(weights)
