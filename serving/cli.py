@@ -38,6 +38,8 @@ DEFAULT_PORT = 8500
 def serve(scenario: str | None, trunk: str, host: str, port: int, bootstrap: str, feature_rows: int) -> None:
     """Score candidates over HTTP with the newest weights of the weights topic."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # Its retries fill the log through an outage; the feeds say once what matters.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
         settings = load_scenario(scenario)
         loaded = resolve_trunk(trunk or settings.trunk, home())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -56,24 +55,31 @@ class Feed:
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails is logged and tried again."""
-        delay = self._settings.first_retry_s
+        failures = 0
         while True:
             began = time.monotonic()
             try:
                 await self._session()
+            except asyncio.CancelledError as error:
+                # The client can also leak the cancellation of a task of its own.
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                problem: BaseException = error
             except (KafkaError, OSError, TimeoutError) as error:
-                log.warning(
-                    "%s: lost the broker at %s (%r); trying again", self.topic, self._bootstrap, error
-                )
-            except Exception:
+                problem = error
+            except Exception as error:
                 # Serving what it has beats dying; the log says what the next try will meet again.
-                log.exception("%s: reading failed; trying again from the last batch", self.topic)
+                log.exception("%s: reading failed", self.topic)
+                problem = error
             self.connected = False
-            if time.monotonic() - began > 2 * self._settings.last_retry_s:
-                delay = self._settings.first_retry_s
+            settled = time.monotonic() - began > 2 * self._settings.last_retry_s
+            failures = 1 if settled else failures + 1
+            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: an outage is not a flood
+                log.warning("%s: lost %s (%r); trying again", self.topic, self._bootstrap, problem)
+            delay = self._settings.first_retry_s * 2.0 ** min(failures - 1, 16)
             # Jitter: a fleet of scorers should not come back in step.
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, self._settings.last_retry_s)
+            await asyncio.sleep(min(delay, self._settings.last_retry_s) * random.uniform(0.5, 1.0))
 
     async def _session(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -90,10 +96,17 @@ class Feed:
             await self._seek(consumer)
             await self._follow(consumer)
         finally:
-            # A stop that hangs on a dead broker must not keep the next try from starting.
-            with contextlib.suppress(KafkaError, OSError, TimeoutError):
-                async with asyncio.timeout(self._settings.answer_s):
-                    await consumer.stop()
+            await self._stop(consumer)
+
+    async def _stop(self, consumer: Any) -> None:
+        # Waited for from outside: on a dead broker the client's stop can hang, or raise the cancellation
+        # of its own fetch half way, with its connections and their retries left behind.
+        for step in (consumer.stop, consumer._client.close):
+            stopping = asyncio.ensure_future(step())
+            await asyncio.wait([stopping], timeout=self._settings.answer_s)
+            if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+                return
+            stopping.cancel()
 
     async def _wait_for_topic(self, consumer: Any) -> None:
         told = False

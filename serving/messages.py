@@ -9,16 +9,11 @@ import msgspec
 
 from models.weights import Watermarks
 from serving.errors import RequestError
+from stream.events import EventTime, Id, OptionalId
 
 MAX_ITEMS = 1000
-#: The same bounds as the event contract's, so that what was scored can be logged as an impression.
-MIN_EVENT_TIME = 946_684_800_000
 #: Features are of order one; far beyond it a float32 would overflow in the dot product's inputs.
 MAX_FEATURE = 1e9
-
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-OptionalId = Annotated[str, msgspec.Meta(max_length=256)]
-EventTime = Annotated[int, msgspec.Meta(ge=MIN_EVENT_TIME, le=2**53)]
 
 
 class Item(msgspec.Struct, kw_only=True, gc=False):
@@ -89,7 +84,7 @@ def decode_request(data: bytes, *, msgpack: bool = False) -> ScoreRequest:
 
     >>> decode_request(b'{"user_id": "u", "items": [{"item_id": 3}]}')
     Traceback (most recent call last):
-    serving.errors.RequestError: items[...].item_id: Expected `str`, got `int`
+    serving.errors.RequestError: items[0].item_id: Expected `str`, got `int`
     """
     try:
         return (_from_msgpack if msgpack else _from_json).decode(data)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any, Protocol
 
 import numpy as np
@@ -232,9 +233,10 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         users += [request.user_id] * size
         contexts += [request.context] * size
     price = np.array([item.price for item in items], dtype=np.float64)
-    # MessagePack can carry a NaN past the bounds, which compare false with it.
     if not np.isfinite(price).all():
-        raise RequestError("items[...].price", "must be a finite number")
+        # Past the decoder's bounds only in requests that were built in Python.
+        bad = next(i for r in requests for i, item in enumerate(r.items) if not isfinite(item.price))
+        raise RequestError(f"items[{bad}].price", "must be a finite number")
     return {
         "user_id": users,
         "item_id": [item.item_id for item in items],

@@ -41,7 +41,8 @@ def combine(sources: Mapping[str, Weights]) -> Snapshot:
         return EMPTY
     # Sorted: floating sums depend on the order, and two scorers should agree to the last bit.
     ordered = [sources[name] for name in sorted(sources)]
-    mean = np.array(merge([weights.heads[TASK] for weights in ordered])[0], dtype=np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        mean = np.array(merge([weights.heads[TASK] for weights in ordered])[0], dtype=np.float64)
     if not np.isfinite(mean).all():
         raise ArithmeticError("the merged mean is not finite")
     mean.setflags(write=False)

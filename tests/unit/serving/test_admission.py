@@ -1,0 +1,167 @@
+"""Fails when weights that are not the scorer's own begin to serve, or a refusal disturbs what serves."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+import pytest
+
+from models.weights import FeatureScheme, Head, Weights, encode_weights
+from serving.admission import Accepted, Reason, Refused
+from serving.follower import take_weights
+from serving.messages import Item, ScoreRequest
+from serving.scorer import Scorer
+from state.formulas import COUNTS, GLOBAL, TABLES
+
+MakeWeights = Callable[..., Weights]
+Change = Callable[[Weights], Weights]
+REQUEST = ScoreRequest(user_id="u", items=[Item(item_id="a"), Item(item_id="b")])
+
+
+def changed(**changes: Any) -> Change:
+    return lambda weights: msgspec.structs.replace(weights, **changes)
+
+
+def head(**changes: Any) -> Change:
+    def change(weights: Weights) -> Weights:
+        return msgspec.structs.replace(
+            weights, heads={"ctr": msgspec.structs.replace(weights.heads["ctr"], **changes)}
+        )
+
+    return change
+
+
+def scheme(**changes: Any) -> Change:
+    return lambda weights: msgspec.structs.replace(
+        weights, feature_scheme=msgspec.structs.replace(weights.feature_scheme, **changes)
+    )
+
+
+def triangle(p: int, value: float) -> str:
+    return base64.b64encode(np.full(p * (p + 1) // 2, value).tobytes()).decode()
+
+
+def other_names(weights: Weights) -> Weights:
+    names = list(weights.feature_names)
+    names[5], names[6] = names[6], names[5]
+    return msgspec.structs.replace(weights, feature_names=names)
+
+
+P = 1 + 4 + 21  # bias, the stub trunk's hidden units, real-time features of two half-lives
+
+REFUSED: list[tuple[str, Reason, Change]] = [
+    ("another schema", "schema", changed(schema_version=2)),
+    ("another trunk", "trunk_hash", changed(trunk_hash="other")),
+    ("a feature less", "feature_list", lambda w: changed(feature_names=w.feature_names[:-1])(w)),
+    ("a feature more", "feature_list", lambda w: changed(feature_names=[*w.feature_names, "x"])(w)),
+    ("another order", "feature_list", other_names),
+    ("other half-lives", "feature_scheme", scheme(half_lives_s=[60.0, 600.0001])),
+    ("another smoothing", "feature_scheme", scheme(smoothing=5.0)),
+    ("other counts", "feature_scheme", scheme(counts=[*COUNTS[:-1]])),
+    ("other tables", "feature_scheme", scheme(tables=[*TABLES[:-1]])),
+    ("no click head", "head", changed(heads={})),
+    ("a precision of another size", "head", head(precision=triangle(P - 1, 1.0))),
+    ("a precision that is no base64", "head", head(precision="ü")),
+    ("a precision of broken bytes", "head", head(precision=base64.b64encode(b"12345").decode())),
+    ("a short mean", "head", head(mean=[0.0] * (P - 1))),
+    ("a prior of no precision", "head", head(prior_precision=[0.0] * P)),
+    ("NaN in the mean", "not_finite", head(mean=[math.nan] * P)),
+    ("infinity in the prior", "not_finite", head(prior_mean=[math.inf] * P)),
+    ("NaN in the precision", "not_finite", head(precision=triangle(P, math.nan))),
+    ("the same version again", "stale", changed(version=7)),
+    ("an older version", "stale", changed(version=3)),
+    (
+        "a prior that the other source does not have",
+        "merge",
+        lambda w: head(prior_mean=[0.5] * P)(changed(source="w1")(w)),
+    ),
+    (
+        "a precision that overflows in the sum",
+        "merge",
+        lambda w: head(precision=triangle(P, 1.7e308))(changed(source="w1")(w)),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"), [(reason, change) for _, reason, change in REFUSED], ids=[n for n, _, _ in REFUSED]
+)
+def test_refused_weights_leave_the_old_ones_serving(
+    scorer: Scorer, make_weights: MakeWeights, reason: Reason, change: Change
+) -> None:
+    """The reason is counted; the snapshot, its stamp and its scores are the very same as before."""
+    assert scorer.offer(make_weights(version=7)) == Accepted(7)
+    before, scores = scorer.snapshot, scorer.score(REQUEST)
+    result = scorer.offer(change(make_weights(version=8)))
+    assert isinstance(result, Refused), result
+    assert result.reason == reason
+    assert result.detail
+    assert scorer.refused == {reason: 1}
+    assert scorer.snapshot is before
+    assert scorer.score(REQUEST) == scores
+    assert scorer.swaps == 1
+    assert scorer.offer(make_weights(version=9)) == Accepted(9)
+
+
+def test_every_reason_has_a_test() -> None:
+    """A reason without a case above (or, for what is no message, below) is one that nobody tried."""
+    assert {reason for _, reason, _ in REFUSED} | {"undecodable", "key"} == set(get_args(Reason))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        (b"ctr/w0", b"garbage", "undecodable"),
+        (b"ctr/w0", b"\xff\xfe", "undecodable"),
+        (b"ctr/w0", b"{}", "undecodable"),
+        (b"ctr/w0", b"[" * 10_000, "undecodable"),
+        (b"ctr/w0", b'{"schema_version": 2, "weights": "of the future"}', "schema"),
+        (b"ctr/w1", None, "key"),
+        (None, None, "key"),
+    ],
+)
+def test_what_is_no_message_is_counted_and_changes_nothing(
+    scorer: Scorer, make_weights: MakeWeights, key: bytes | None, value: bytes | None, reason: str
+) -> None:
+    """A record under another source's key would be compacted away with that source's weights."""
+    scorer.offer(make_weights(version=7))
+    before = scorer.snapshot
+    message = value if value is not None else encode_weights(make_weights(version=8))
+    take_weights(scorer, [(key, message), (b"ctr/w0", encode_weights(make_weights(version=6)))])
+    assert scorer.refused == {reason: 1, "stale": 1}
+    assert scorer.snapshot is before
+
+
+def test_a_tombstone_lets_a_source_start_over(scorer: Scorer, make_weights: MakeWeights) -> None:
+    """A worker that lost its state counts from 1 again: stale, until its key was deleted."""
+    old, new = make_weights(version=7), make_weights(version=1)
+    take_weights(scorer, [(old.key, encode_weights(old)), (new.key, encode_weights(new))])
+    assert scorer.snapshot.version == 7
+    take_weights(scorer, [(old.key, b""), (b"ctr/never-seen", None), (None, None)])
+    assert scorer.snapshot.version == 0
+    take_weights(scorer, [(new.key, encode_weights(new))])
+    assert scorer.snapshot.versions == {"w0": 1}
+
+
+def test_a_scheme_may_also_name_the_global_table(scorer: Scorer, make_weights: MakeWeights) -> None:
+    """`tables` lists entities in feature order; the table of everything may or may not stand at its end."""
+    own = make_weights().feature_scheme
+    named = FeatureScheme(
+        tables=[*TABLES, GLOBAL],
+        counts=own.counts,
+        half_lives_s=own.half_lives_s,
+        smoothing=own.smoothing,
+    )
+    assert scorer.offer(make_weights(feature_scheme=named)) == Accepted(1)
+
+
+def test_what_is_offered_may_have_other_heads(scorer: Scorer, make_weights: MakeWeights) -> None:
+    """A head of a task that this build does not score must not keep the click head from serving."""
+    heads = make_weights().heads
+    other = Head(mean=[0.0], prior_mean=[0.0], prior_precision=[1.0], precision=triangle(1, 1.0))
+    assert scorer.offer(make_weights(heads={**heads, "cart": other})) == Accepted(1)
