@@ -25,5 +25,5 @@ WORKDIR /home/surgeline
 EXPOSE 6066 8500
 # A worker's; docker-compose.yml names serving's.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=60s --retries=6 \
-    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:6066/metrics', timeout=2)"]
+    CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:6066/health', timeout=2)"]
 CMD ["surgeline", "worker"]

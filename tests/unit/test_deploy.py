@@ -148,6 +148,29 @@ def test_the_collector_of_metrics_can_see_and_can_miss() -> None:
     assert "surgeline_consumer_lag_records" in EXPORTED and "surgeline_nothing" not in EXPORTED
 
 
+def test_every_metric_of_the_worker_is_given_a_value() -> None:
+    """One that is declared and never set shows in no scrape: its alert is dead, though its name exists."""
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "stream").glob("*.py"))
+    declared = re.findall(
+        r"self\.(\w+) = (?:counter|gauge|Counter|Gauge|Histogram)\(\s*\"(surgeline_\w+)", code
+    )
+    assert declared
+    unset = [name for attribute, name in declared if len(re.findall(rf"\.{attribute}\b", code)) < 2]
+    assert not unset, f"declared in stream/, and nothing sets them: {unset}"
+
+
+def test_the_page_on_production_knows_every_alert_and_only_real_variables() -> None:
+    """Who reads it at midnight must find what rang, and what is set must be read by something."""
+    page = (ROOT / "docs" / "production.md").read_text(encoding="utf-8")
+    assert {rule["alert"] for rule in rules()} == set(re.findall(r"Surgeline[A-Z]\w+", page))
+    rooms = ("stream", "serving", "surgeline")
+    code = "\n".join(
+        file.read_text(encoding="utf-8") for room in rooms for file in (ROOT / room).glob("*.py")
+    )
+    for variable in set(re.findall(r"`((?:KAFKA|SURGELINE)_[A-Z_]+)`", page)):
+        assert f'"{variable}"' in code, f"{variable} is read by nothing"
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH")
 @pytest.mark.parametrize(
     "arguments", [["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]]
