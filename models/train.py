@@ -95,7 +95,10 @@ def train_from_log(
         seed=seed,
         torch_version=str(torch.__version__),
     )
-    manifest = export(fitted, out, training)
+    try:
+        manifest = export(fitted, out, training)
+    except OSError as error:
+        raise TrainError(f"{out}: cannot be written: {error.strerror}") from error
     return TrainReport(
         folder=str(out),
         trunk_hash=manifest.trunk_hash,

@@ -24,6 +24,9 @@ from models.weights import Head, LearnerMetrics
 
 _KIND, _VERSION = "panel", 1
 
+#: Features and hidden units are of order one; nothing honest comes near this.
+LARGEST = 1e4
+
 Float32Array = npt.NDArray[np.float32]
 
 
@@ -63,7 +66,7 @@ class Panel:
         self.learner_names = [learner.name for learner in self._learners]
         self._metrics = {name: ProgressiveMetrics() for name in self.learner_names}
         self.samples = 0
-        self._not_finite = 0
+        self._unusable = 0
 
     def assemble(self, hidden: Float32Array, rt: Float32Array) -> Float32Array:
         """``z`` (n, p) float32, C-contiguous, from ``hidden`` (n, d) and real-time features (n, q)."""
@@ -84,12 +87,13 @@ class Panel:
     def learn(self, z: Float32Array, y: FloatArray, predictions: Float32Array, elapsed_ticks: int) -> None:
         """One tick: judge ``predictions`` (n, K), made before, then let every learner learn.
 
-        Rows that are not finite would poison a state for good: they are dropped and counted.
+        Rows with a value that is not finite or beyond ``LARGEST`` would poison a state for good (features
+        may come logged by others): they are dropped and counted.
         """
         wide = z.astype(np.float64)
-        if not np.isfinite(wide.sum()):
-            good = np.isfinite(wide).all(axis=1)
-            self._not_finite += int(len(y) - good.sum())
+        if not np.abs(wide).max(initial=0.0) <= LARGEST:
+            good = (np.abs(wide) <= LARGEST).all(axis=1)
+            self._unusable += int(len(y) - good.sum())
             wide, y, predictions = wide[good], y[good], predictions[good]
         for k, name in enumerate(self.learner_names):
             self._metrics[name].update(predictions[:, k], y, elapsed_ticks)
@@ -111,8 +115,8 @@ class Panel:
 
     @property
     def skipped(self) -> dict[str, int]:
-        """Samples that were not learned from, by learner; "not_finite" for rows that none took."""
-        skipped = {"not_finite": self._not_finite}
+        """Samples that were not learned from, by learner; "unusable" for rows that none took."""
+        skipped = {"unusable": self._unusable}
         for learner in self._learners:
             if hasattr(learner, "skipped"):
                 skipped[learner.name] = learner.skipped
@@ -120,7 +124,7 @@ class Panel:
 
     def state_bytes(self) -> bytes:
         """Everything that ``learn`` changes; ``load_state`` continues bit for bit."""
-        values: dict[str, int | float | str] = {"samples": self.samples, "not_finite": self._not_finite}
+        values: dict[str, int | float | str] = {"samples": self.samples, "unusable": self._unusable}
         values["features"] = "\n".join(self.feature_names)
         values["learners"] = "\n".join(self.learner_names)
         parts = {}
@@ -143,7 +147,7 @@ class Panel:
         for learner in self._learners:
             learner.load_state(state.part(f"learner.{learner.name}"))
             self._metrics[learner.name].load_state(state.part(f"metrics.{learner.name}"))
-        self.samples, self._not_finite = state.integer("samples"), state.integer("not_finite")
+        self.samples, self._unusable = state.integer("samples"), state.integer("unusable")
 
     def digest(self) -> str:
         """sha256 (hex) over what the learners have learned; figures about them do not enter."""

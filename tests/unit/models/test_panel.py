@@ -88,7 +88,7 @@ def test_where_traffic_shifts_learning_beats_the_frozen_head() -> None:
         assert loss is not None and loss < frozen
     calibration = subject.window_metrics()["last_layer"].pcoc
     assert calibration == pytest.approx(1.0, abs=0.25)
-    assert subject.skipped == {"not_finite": 0, "river_logistic": 40 * 20}
+    assert subject.skipped == {"unusable": 0, "river_logistic": 40 * 20}
 
 
 @given(st.integers(0, 1000), st.integers(0, 3))
@@ -127,14 +127,14 @@ def test_a_state_of_other_features_learners_or_trunk_is_refused(trunk: Trunk) ->
         panel().load_state(b"")
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_rows_that_are_not_finite_are_dropped_and_counted(bad: float) -> None:
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1e30])
+def test_rows_that_would_poison_a_state_are_dropped_and_counted(bad: float) -> None:
     clean, dirty = panel(), panel()
     z, y, predictions = tick(clean, 0)
     clean.learn(z, y, predictions, 1)
     poisoned = np.vstack([z, np.full((2, z.shape[1]), bad, np.float32)])
     dirty.learn(poisoned, np.append(y, [1.0, 0.0]), np.vstack([predictions, predictions[:2]]), 1)
-    assert dirty.skipped["not_finite"] == 2
+    assert dirty.skipped["unusable"] == 2
     assert dirty.digest() == clean.digest()
 
 

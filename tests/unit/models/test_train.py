@@ -126,6 +126,12 @@ def test_train_writes_a_trunk_that_loads_and_reports_in_words(
     assert report.training.log == "log.parquet"
 
 
+def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TrainError, match="cannot be written"):
+        train_from_log(write(tmp_path, ROWS), tmp_path / "file", hidden=2, epochs=1)
+
+
 def test_the_command_fails_with_a_reason_and_no_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
