@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -52,6 +52,14 @@ class Shown:
     channel: np.ndarray
     request: np.ndarray
     price: np.ndarray
+
+
+class Night(NamedTuple):
+    """A whole night in memory: the stream it came from, the log and the truth."""
+
+    sim: Double11
+    log: pl.DataFrame
+    truth: pl.DataFrame
 
 
 class Double11:
@@ -121,6 +129,11 @@ class Double11:
             if log.height:
                 yield log, truth
         self.tally.unseen += len(self.pending)
+
+    def night(self) -> Night:
+        """Every frame at once: for notebooks and tests, where the stream is known to be small."""
+        logs, truths = zip(*self.frames(), strict=True)
+        return Night(self, pl.concat(logs), pl.concat(truths))
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""

@@ -59,7 +59,7 @@ def make_rank(name: str, world: World, rng: np.random.Generator) -> Rank:
 def candidate_logits(world: World, requests: Requests) -> tuple[np.ndarray, np.ndarray]:
     """Click logits at the first position and affinities of all candidates, float64 (R, C) each."""
     user, t, channel = requests.user[:, None], requests.t[:, None], requests.channel[:, None]
-    affinity = world.affinity(user, requests.items, t).astype(np.float64)
+    affinity = world.affinity(user, requests.items, t)
     return world.click_logit(user, requests.items, t, channel, affinity), affinity
 
 

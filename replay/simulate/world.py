@@ -129,18 +129,19 @@ class World:
     # Probabilities -------------------------------------------------------------------------------
 
     def affinity(self, user: np.ndarray, items: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Product of the latent vectors, about N(0, 1); arrays of one shape."""
+        """Product of the latent vectors, about N(0, 1), float64; arrays of one shape."""
         catalog = self.catalog
         sale = self.sale(t)
         vectors = catalog.user_vector[user]
+
+        def product(taste: np.ndarray) -> np.ndarray:
+            return np.asarray(np.einsum("...k,...k->...", vectors, taste[items]), dtype=np.float64)
+
         if sale.all():
-            return np.asarray(np.einsum("...k,...k->...", vectors, catalog.taste_sale[items]))
+            return product(catalog.taste_sale)
         if not sale.any():
-            return np.asarray(np.einsum("...k,...k->...", vectors, catalog.taste[items]))
-        before = np.einsum("...k,...k->...", vectors, catalog.taste[items])
-        return np.asarray(
-            np.where(sale, np.einsum("...k,...k->...", vectors, catalog.taste_sale[items]), before)
-        )
+            return product(catalog.taste)
+        return np.where(sale, product(catalog.taste_sale), product(catalog.taste))
 
     def click_logit(
         self, user: np.ndarray, items: np.ndarray, t: np.ndarray, channel: np.ndarray, affinity: np.ndarray
@@ -246,7 +247,7 @@ class World:
         channel: np.ndarray,
     ) -> Response:
         """What N users do with N shown items; arrays (N,)."""
-        affinity = self.affinity(user, items, t).astype(np.float64)
+        affinity = self.affinity(user, items, t)
         p_click = self.click_given_logit(user, self.click_logit(user, items, t, channel, affinity), position)
         person = ~self.catalog.bot[user]
         p_cart = np.where(person, self._cart(t, affinity), 0.0)
