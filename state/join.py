@@ -278,6 +278,8 @@ class Join:
             else:
                 live.features, live.predictions = _unpack_payload(payload, len(segment))
             self._attach(live)
+        # Not from the last segment: all may be forgotten, and numbers go on as without a restart.
+        self._next_base = counts.impressions
         for key, value in self._store.scan(_ORPHANS):
             impression_id = key[len(_ORPHANS) :].decode()
             waiting = msgspec.msgpack.decode(value, type=list[tuple[int, int, int]])
