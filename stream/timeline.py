@@ -2,8 +2,9 @@
 
 The watermark says up to when the input is complete. It is the smallest, over the source partitions, of
 the newest event time minus the allowed lateness (or of an explicit ``Watermark``); a partition that is
-read to its end and silent does not count. Where all are silent, it moves on with the wall clock, so that
-the last samples close. Events behind the watermark are handed out with the next ones and counted as late.
+read to its end and silent does not count, and one that reads open events again after a restart holds it
+until it has them. Where all are silent, it moves on with the wall clock, so that the last samples close.
+Events behind the watermark are handed out with the next ones and counted as late.
 """
 
 from __future__ import annotations
@@ -142,7 +143,7 @@ class Timeline:
 
     def watermark(self, now: float) -> int:
         """Event time (ms) up to which the input is complete; never goes back."""
-        held = [w for s, w in self._marks() if not self._idle(self._lanes[s], now)]
+        held = [self._held(s, w) for s, w in self._marks() if not self._idle(self._lanes[s], now)]
         if held:
             mark = min(held)
         else:
@@ -162,8 +163,9 @@ class Timeline:
         over = {source for source, lane in self._lanes.items() if lane.buffered > limit}
         if not over:
             return over
-        slowest = min((w for s, w in self._marks() if not self._idle(self._lanes[s], now)), default=NEVER)
-        return {source for source, mark in self._marks() if source in over and mark > slowest}
+        marks = {source: self._held(source, mark) for source, mark in self._marks()}
+        slowest = min((w for s, w in marks.items() if not self._idle(self._lanes[s], now)), default=NEVER)
+        return {source for source in over if marks[source] > slowest}
 
     def oldest(self) -> int | None:
         """Event time (ms) of the oldest buffered event."""
@@ -227,6 +229,10 @@ class Timeline:
             newest = lane.position.newest
             behind = newest - self._lateness_ms if newest > NEVER else NEVER
             yield source, max(behind, lane.position.promised)
+
+    def _held(self, source: Source, mark: int) -> int:
+        # Open events that a restart has to read again are older than what the source's mark promises.
+        return NEVER if self._lanes[source].reopen else mark
 
     def _idle(self, lane: _Lane, now: float) -> bool:
         return lane.at_end and now - lane.heard >= self._idle_s
