@@ -6,7 +6,8 @@ list comprehension; the slow path names each bad record's reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -17,6 +18,9 @@ from stream.events import Action, Impression, Watermark
 
 IntArray = npt.NDArray[np.int64]
 E = TypeVar("E", Impression, Action)
+
+#: What a decoder raises on bad input: besides msgspec's own, text that is not UTF-8 and deep nesting.
+_BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Record(NamedTuple):
@@ -45,13 +49,20 @@ class Decoded(NamedTuple, Generic[E]):
 
 
 class Decoder(Generic[E]):
-    """Decodes one kind of event. ``max_future_ms``: how far ahead of the wall clock an event may be."""
+    """Decodes one kind of event.
 
-    def __init__(self, kind: type[E], max_future_ms: int) -> None:
+    ``max_future_ms``: how far ahead of the wall clock an event may be. A watermark may be ``closing_ms``
+    further: it closes the last samples of a log at once.
+    """
+
+    def __init__(self, kind: type[E], max_future_ms: int, closing_ms: int = 0) -> None:
+        self._fields = kind.__struct_fields__
         self._json: msgspec.json.Decoder[Any] = msgspec.json.Decoder(kind)
         self._msgpack: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(kind)
         self._mark = msgspec.json.Decoder(Watermark)
+        self._mark_msgpack = msgspec.msgpack.Decoder(Watermark)
         self._max_future_ms = max_future_ms
+        self._closing_ms = closing_ms
 
     def decode(self, records: Sequence[Record], now_ms: int) -> Decoded[E]:
         """Decode a batch. Never raises on bad input: what cannot be used is in ``refused``."""
@@ -61,18 +72,14 @@ class Decoder(Generic[E]):
         decode = self._json.decode
         try:
             events: list[E] = [decode(record.value) for record in records]  # type: ignore[arg-type]
-        except (msgspec.MsgspecError, TypeError, UnicodeDecodeError):
-            events, offsets, refused, watermark = self._one_by_one(records)
+        except (*_BAD, TypeError):
+            events, offsets, refused, watermark = self._one_by_one(records, now_ms)
         times = np.array([event.event_time for event in events], dtype=np.int64)
         limit = now_ms + self._max_future_ms
         if len(times) and int(times.max()) > limit:
             by_offset = {record.offset: record for record in records}
             for i in np.flatnonzero(times > limit).tolist():
-                ahead = (int(times[i]) - now_ms) / 1000.0
-                reason = (
-                    f"event_time {int(times[i])} is {ahead:.0f} s ahead of the clock, "
-                    f"allowed are {self._max_future_ms / 1000.0:g} s (times.max_future_s)"
-                )
+                reason = self._too_far("event_time", int(times[i]), now_ms)
                 refused.append(Refused(by_offset[offsets[i]], reason))
             kept = np.flatnonzero(times <= limit).tolist()
             events = [events[i] for i in kept]
@@ -80,7 +87,9 @@ class Decoder(Generic[E]):
             times = times[kept]
         return Decoded(events, times, np.array(offsets, dtype=np.int64), refused, watermark)
 
-    def _one_by_one(self, records: Sequence[Record]) -> tuple[list[E], list[int], list[Refused], int]:
+    def _one_by_one(
+        self, records: Sequence[Record], now_ms: int
+    ) -> tuple[list[E], list[int], list[Refused], int]:
         events: list[E] = []
         offsets: list[int] = []
         refused: list[Refused] = []
@@ -89,29 +98,61 @@ class Decoder(Generic[E]):
             try:
                 events.append(self._decode_one(record.value))
                 offsets.append(record.offset)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except _BAD as error:
                 mark = self._watermark_of(record.value)
                 if mark is None:
-                    refused.append(Refused(record, str(error)))
+                    refused.append(Refused(record, self._reason(record.value, error)))
+                elif mark > now_ms + self._max_future_ms + self._closing_ms:
+                    # One such promise would make every later event late, for good.
+                    refused.append(
+                        Refused(record, self._too_far("watermark", mark, now_ms, self._closing_ms))
+                    )
                 else:
                     watermark = max(watermark, mark)
         return events, offsets, refused, watermark
 
+    def _too_far(self, field: str, at: int, now_ms: int, more_ms: int = 0) -> str:
+        return (
+            f"{field} {at} is {(at - now_ms) / 1000.0:.0f} s ahead of the clock, "
+            f"allowed are {(self._max_future_ms + more_ms) / 1000.0:g} s (times.max_future_s)"
+        )
+
     def _decode_one(self, value: bytes | None) -> E:
         if not value:
             raise msgspec.DecodeError("the record has no value")
-        event: E
-        # A JSON object starts with '{' or white space; a MessagePack map with 0x80-0x8f, 0xde or 0xdf.
-        if 0x80 <= value[0] <= 0x8F or value[0] in (0xDE, 0xDF):
-            event = self._msgpack.decode(value)
-        else:
-            event = self._json.decode(value)
+        event: E = self._msgpack.decode(value) if _is_msgpack(value) else self._json.decode(value)
         return event
 
     def _watermark_of(self, value: bytes | None) -> int | None:
-        if not value or b'"watermark"' not in value:
+        if not value or b"watermark" not in value:
             return None
         try:
-            return self._mark.decode(value).watermark
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+            mark: Watermark = (self._mark_msgpack if _is_msgpack(value) else self._mark).decode(value)
+        except _BAD:
             return None
+        return mark.watermark
+
+    def _reason(self, value: bytes | None, error: Exception) -> str:
+        if isinstance(error, RecursionError):
+            return "the record is nested too deeply"
+        if isinstance(error, UnicodeDecodeError) and value:
+            # msgspec names the field in its own errors, but not in this one.
+            decode = msgspec.msgpack.decode if _is_msgpack(value) else msgspec.json.decode
+            with contextlib.suppress(*_BAD):
+                for name, raw in decode(value, type=dict[str, msgspec.Raw]).items():
+                    if name in self._fields and _has_bad_text(decode, raw):
+                        return f"Text is not UTF-8: {error.reason} - at `$.{name}`"
+        return str(error)
+
+
+def _has_bad_text(decode: Callable[[msgspec.Raw], Any], raw: msgspec.Raw) -> bool:
+    try:
+        decode(raw)
+    except UnicodeDecodeError:
+        return True
+    return False
+
+
+def _is_msgpack(value: bytes) -> bool:
+    # A JSON object starts with '{' or white space; a MessagePack map with 0x80-0x8f, 0xde or 0xdf.
+    return 0x80 <= value[0] <= 0x8F or value[0] in (0xDE, 0xDF)

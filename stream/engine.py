@@ -119,9 +119,10 @@ class Engine:
         self._last_learned_tick = NEVER
         self._known: dict[Source, Position] = {}
         self.recent: list[TickStats] = []
+        closing_ms = round((times.label_window_s + times.lateness_s + times.tick_s) * 1000)
         self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
-            Decoder(Impression, self._max_future_ms),
-            Decoder(Action, self._max_future_ms),
+            Decoder(Impression, self._max_future_ms, closing_ms),
+            Decoder(Action, self._max_future_ms, closing_ms),
         )
         self._restore()
 
@@ -139,7 +140,13 @@ class Engine:
         return resume
 
     def revoke(self, source: Source) -> None:
-        """Stop reading a source; call ``checkpoint`` first to keep what was done."""
+        """Stop reading a source; call ``checkpoint`` first to keep what was done.
+
+        Where it is assigned again, reading goes on from here: what the ticks have taken is not taken twice.
+        """
+        position = self.timeline.positions().get(source)
+        if position is not None:
+            self._known[source] = position
         self.timeline.revoke(source)
 
     def forget(self, source: Source) -> None:
@@ -164,10 +171,6 @@ class Engine:
         self.timeline.put(source, end, decoded.events, decoded.times, decoded.offsets, now)
         if decoded.watermark:
             self.timeline.promise(source, decoded.watermark, now)
-        if source.kind == IMPRESSIONS:
-            self.totals.impressions_read += len(decoded.events)
-        else:
-            self.totals.actions_read += len(decoded.events)
         self.totals.refused += len(decoded.refused)
         return decoded.refused
 
@@ -200,6 +203,9 @@ class Engine:
         impressions = self.timeline.take(IMPRESSIONS, boundary, self.done_until)
         actions = self.timeline.take(ACTIONS_KIND, boundary, self.done_until)
         self.totals.late += self.timeline.late - late_before
+        # Counted here and not in ``ingest``: what only waits in a buffer is read again after a restart.
+        self.totals.impressions_read += len(impressions.events)
+        self.totals.actions_read += len(actions.events)
         ticks = 0
         for tick, shown, done in self._by_tick(impressions, actions):
             self._close_until(tick * self.tick_ms)
