@@ -99,8 +99,20 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
                 f"times.join_limit_s ({times.join_limit_s:g}) must be at least "
                 f"times.label_window_s ({times.label_window_s:g})"
             )
-        if len(set(self.features.half_lives_s)) != len(self.features.half_lives_s):
+        half_lives = self.features.half_lives_s
+        # As they are written in feature names: six digits.
+        if len({f"{half_life:g}" for half_life in half_lives}) != len(half_lives):
             raise ValueError("features.half_lives_s must not repeat a value")
+        # Counts are summed at a tick's end and decayed back to each event: far below a tick only rounding
+        # errors would be left, and then divisions by zero.
+        for name, shortest in (
+            ("features.half_lives_s", min(half_lives)),
+            ("learners.half_life_s", self.learners.half_life_s),
+        ):
+            if shortest < times.tick_s / 10:
+                raise ValueError(
+                    f"{name} ({shortest:g}) must be at least a tenth of times.tick_s ({times.tick_s:g})"
+                )
 
 
 def home() -> Path:
