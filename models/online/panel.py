@@ -91,7 +91,7 @@ class Panel:
         may come logged by others): they are dropped and counted.
         """
         wide = z.astype(np.float64)
-        # NaN fails both comparisons; two passes over float32 cost a tenth of abs().max() over float64.
+        # NaN fails both comparisons; two passes over float32 cost a third of abs().max() over float64.
         if not (z.max(initial=0.0) <= LARGEST and z.min(initial=0.0) >= -LARGEST):
             good = (np.abs(wide) <= LARGEST).all(axis=1)
             self._unusable += int(len(y) - good.sum())
