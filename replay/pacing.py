@@ -153,7 +153,8 @@ class ArrivalCurve:
         if not counts.size or step_ms <= 0 or (counts < 0).any() or not counts.sum() > 0:
             raise LogError("an arrival curve needs a positive step and counts with a positive sum")
         edges = start_ms + step_ms * np.arange(counts.size + 1, dtype=np.float64)
-        return cls(edges, np.concatenate([[0.0], np.cumsum(counts) / counts.sum()]))
+        total = np.cumsum(counts)
+        return cls(edges, np.concatenate([[0.0], total / total[-1]]))
 
     @classmethod
     def of(cls, log: RecordedLog, step_ms: int = 1000) -> ArrivalCurve:
@@ -171,11 +172,15 @@ class ArrivalCurve:
         return cls.from_counts(first * step_ms, step_ms, dense)
 
     def times(self, quantiles: np.ndarray) -> np.ndarray:
-        """Times (int64, ms) by which these shares in [0, 1] have arrived; rises with its argument."""
-        # A step without arrivals repeats a share; its later edge is where arrivals go on.
-        keep = np.append(np.diff(self.share) > 0, True)
-        times = np.interp(quantiles, self.share[keep], self.edges_ms[keep])
-        return np.asarray(np.floor(times), dtype=np.int64)
+        """Times (int64, ms) by which these shares, in [0, 1), have arrived; never falling."""
+        # The last step that starts at or below a share is the one it falls into: an empty step starts
+        # and ends at one share, and nothing falls into it.
+        step = np.searchsorted(self.share, quantiles, side="right") - 1
+        step = np.minimum(step, self.share.size - 2)
+        low, width = self.share[step], self.share[step + 1] - self.share[step]
+        start, end = self.edges_ms[step], self.edges_ms[step + 1]
+        inside = start + (end - start) * (quantiles - low) / width
+        return np.asarray(np.minimum(np.floor(inside), end - 1), dtype=np.int64)
 
 
 class RetimedLog:

@@ -270,7 +270,7 @@ class _interrupts:  # noqa: N801 - used as a verb
         for name in (signal.SIGINT, signal.SIGTERM):
             try:
                 loop.add_signal_handler(name, self._once, loop)
-            except (NotImplementedError, RuntimeError, ValueError):
+            except (RuntimeError, ValueError):
                 # Not the main thread, or an event loop without signals (Windows): Ctrl-C raises there.
                 return
             self._installed.append(name)

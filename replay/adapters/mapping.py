@@ -246,7 +246,7 @@ def _time(column: str, unit: str, types: Mapping[str, Any]) -> pl.Expr:
         # Every time that the contract allows is exact in a double, in microseconds too.
         return (_float(column) * _PER_MS[unit]).floor().cast(pl.Int64, strict=False)
     text = pl.col(column).cast(pl.String).str.strip_chars()
-    text = text.str.replace("T", " ").str.replace(r"\s?(Z|UTC)$", "+00:00")
+    text = text.str.replace(r"^(\S{10})T", "${1} ").str.replace(r"\s?(Z|UTC)$", "+00:00")
     zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_zone="UTC").dt.epoch("ms")
     plain = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False).dt.epoch("ms")
     day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")).dt.epoch("ms")
