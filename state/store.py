@@ -7,11 +7,12 @@ the same batches with them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from rocksdict import Options, Rdict, WriteBatch, WriteOptions
+from rocksdict import DbClosedError, Options, Rdict, WriteBatch, WriteOptions
 
 from state.errors import StateError, StateLockedError
 
@@ -70,7 +71,8 @@ class Store:
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
-        self._db.close()
+        with contextlib.suppress(DbClosedError):
+            self._db.close()
 
     def __enter__(self) -> Store:
         return self

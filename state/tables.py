@@ -142,7 +142,7 @@ class DecayedCounts:
         start, end = tick
         base = self._counts[row] * np.exp2(-max(end - int(self._last[row]), 0) / self._half_lives_ms)
         seen = min(max(time, start), end)
-        before = (base / np.exp2((seen - end) / self._half_lives_ms))[None][: int(wanted)]
+        before: FloatArray = (base / np.exp2((seen - end) / self._half_lives_ms))[None][: int(wanted)]
         base[column] += np.exp2(-max(end - time, 0) / self._half_lives_ms)
         self._counts[row] = base
         self._last[row] = end
