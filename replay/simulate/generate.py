@@ -23,7 +23,7 @@ from replay.simulate.frames import FrameMaker
 from replay.simulate.pending import ORDER, Pending, actions, in_order
 from replay.simulate.policy import Regret, add_regret, make_rank, slates
 from replay.simulate.tally import Tally
-from replay.simulate.world import Rank, Response, World
+from replay.simulate.world import Rank, Requests, Response, World
 
 BLOCK = 32_768
 
@@ -77,6 +77,9 @@ class Double11:
     def __init__(self, config: Double11Config | None = None, rank: Rank | None = None) -> None:
         self.config = config if config is not None else Double11Config()
         settings = self.config
+        self._maker = FrameMaker(
+            settings.seed, settings.users, settings.items, settings.categories, settings.shops
+        )
         self.curve = ArrivalCurve(settings.span_s, settings.night_h, settings.rate, settings.jump_ratio)
         self.expected_impressions = settings.rate * settings.span_s
         self._after = self.expected_impressions - float(self.curve.expected(settings.midnight_s))
@@ -118,12 +121,11 @@ class Double11:
     # Frames --------------------------------------------------------------------------------------
 
     def frames(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """(log, truth) frames in order of event time; every call starts the night anew."""
+        """(log, truth) frames in order of event time; every call starts the night anew.
+
+        One reader at a time: a second call takes the world from the first.
+        """
         self._reset()
-        settings = self.config
-        self._maker = FrameMaker(
-            settings.seed, settings.users, settings.items, settings.categories, settings.shops
-        )
         for block in self.blocks():
             log, truth = self._block(block)
             if log.height:
@@ -134,6 +136,34 @@ class Double11:
         """Every frame at once: for notebooks and tests, where the stream is known to be small."""
         logs, truths = zip(*self.frames(), strict=True)
         return Night(self, pl.concat(logs), pl.concat(truths))
+
+    def candidate_frame(self, requests: Requests) -> pl.DataFrame:
+        """All that a scorer may know of the candidates: R x C rows, request by request.
+
+        The canonical columns of an impression, without the ids that it would have if it were shown and
+        with position 0. Scores for these rows, reshaped to (R, C), are what ``rank`` gives back.
+        """
+        catalog, (n, width) = self.world.catalog, requests.items.shape
+        item, user, t = requests.items.ravel(), requests.user.repeat(width), requests.t.repeat(width)
+        zero = np.zeros(item.size, dtype=np.int64)
+        context = catalog.user_device[requests.user].astype(np.int64) * len(CHANNELS) + requests.channel
+        frame = self._maker.log(
+            {
+                "event": zero,
+                "event_time": self.config.start_ms + np.round(t * 1000).astype(np.int64),
+                "impression_id": zero,
+                "user_id": user,
+                "item_id": item,
+                "category_id": catalog.category[item],
+                "shop_id": catalog.shop[item],
+                "position": zero,
+                "price": self.world.prices(item, t),
+                "request_id": np.arange(n).repeat(width),
+                "context": context.repeat(width),
+                "value": zero.astype(np.float64),
+            }
+        )
+        return frame.drop("event", "impression_id", "request_id", "action", "value")
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""
@@ -168,7 +198,8 @@ class Double11:
         at_ms = np.clip(np.floor(when * 1000).astype(np.int64), block.from_ms, block.until_ms - 1)
         requests = world.candidates(r_arrive, n, t=at_ms / 1000)
         rank = self._rank or make_rank(settings.policy, world, r_rank)
-        order = slates(requests, np.asarray(rank(requests), dtype=np.float64))
+        scores = rank(requests) if n else np.zeros(requests.items.shape)
+        order = slates(requests, np.asarray(scores, dtype=np.float64))
         if settings.regret:
             add_regret(self.regret, world, requests, order)
         on = np.arange(settings.candidates) < requests.length[:, None]

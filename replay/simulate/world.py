@@ -46,11 +46,6 @@ class Requests:
     channel: np.ndarray
     copy: np.ndarray
 
-    @property
-    def user_ids(self) -> list[str]:
-        """The users' names in the log, one a request."""
-        return [f"u{k}" for k in self.user.tolist()]
-
 
 #: Scores of candidates, float (R, C): the highest ``length`` of a request are shown in their order.
 Rank = Callable[[Requests], np.ndarray]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 import pytest
 
 from replay.simulate import Double11, Double11Config, RankError, Requests, World
+from replay.simulate.frames import TRUTH_SCHEMA
 from replay.simulate.policy import candidate_logits, slates
 from replay.simulate.world import sigmoid
 
@@ -111,18 +113,18 @@ def test_regret_orders_the_policies() -> None:
 
 
 def test_a_live_scorer_ranks_through_the_hook() -> None:
-    seen: list[Requests] = []
+    """It sees the candidates as they would be logged, and the dearest it names first is shown first."""
 
-    def cheapest_first(requests: Requests) -> np.ndarray:
-        seen.append(requests)
-        return -requests.items.astype(np.float64)
+    def dearest_first(requests: Requests) -> np.ndarray:
+        frame = sim.candidate_frame(requests)
+        assert frame.height == requests.items.size
+        assert not set(frame.columns) & set(TRUTH_SCHEMA)
+        return frame["price"].to_numpy().reshape(requests.items.shape)
 
-    sim = Double11(CONFIG, rank=cheapest_first)
-    log, _ = next(sim.frames())
-    first = log.filter(log["request_id"] == log["request_id"][0])
-    index = first["item_id"].str.slice(1).cast(int).to_list()
-    assert index == sorted(index)
-    assert seen[0].user_ids[0] == first["user_id"][0]
+    sim = Double11(CONFIG, rank=dearest_first)
+    log = sim.night().log.filter(pl.col("event") == "impression")
+    falls = log.select(pl.col("price").diff().over("request_id").max()).item()
+    assert log.height > 5_000 and falls <= 0.0
 
 
 @pytest.mark.parametrize(
