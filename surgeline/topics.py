@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import click
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -20,6 +22,19 @@ def existing(bootstrap: str, scenario: Scenario) -> dict[str, int]:
             admin.close()
     except (KafkaError, OSError) as error:
         raise TopicsError(f"no answer from Kafka at {bootstrap} ({type(error).__name__})") from error
+
+
+def wait_for_all(bootstrap: str, scenario: Scenario, timeout_s: float = 60.0) -> dict[str, int]:
+    """Partition counts once every topic shows: Kafka answers a creation before its metadata has it."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        counts = existing(bootstrap, scenario)
+        missing = [name for name in wanted_topics(scenario) if name not in counts]
+        if not missing:
+            return counts
+        if time.monotonic() > deadline:
+            raise TopicsError(f"created, but not there after {timeout_s:g} s: {', '.join(missing)}")
+        time.sleep(0.1)
 
 
 def problems(counts: dict[str, int], scenario: Scenario) -> list[str]:
@@ -69,7 +84,8 @@ def command() -> None:
 def create(bootstrap: str, path: str | None) -> None:
     """Safe to repeat: one-shot jobs run it at every start."""
     scenario = load_scenario(path)
-    click.echo(table(ensure_topics(bootstrap, scenario), scenario))
+    ensure_topics(bootstrap, scenario)
+    click.echo(table(wait_for_all(bootstrap, scenario), scenario))
 
 
 @command.command(help="Show the scenario's topics; status 1 where a worker could not run on them.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from click.testing import CliRunner
 
+import surgeline.topics
 from stream.scenario import Scenario
-from stream.topics import wanted_topics
+from stream.topics import TopicsError, wanted_topics
 from surgeline.cli import main
-from surgeline.topics import problems, table
+from surgeline.topics import problems, table, wait_for_all
 
 SCENARIO = Scenario()
 COMPLETE = {name: partitions for name, (partitions, _settings) in wanted_topics(SCENARIO).items()}
@@ -50,3 +52,18 @@ def test_a_wrong_scenario_is_one_line() -> None:
     result = CliRunner().invoke(main, ["topics", "show", "--scenario", "/nonexistent.toml"])
     assert result.exit_code == 2
     assert result.output.startswith("Error: scenario /nonexistent.toml") and result.output.count("\n") == 1
+
+
+def test_create_waits_until_every_topic_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka confirms a topic before its metadata has it: a job that ends then lets workers start too soon."""
+    views = [{}, {name: n for name, n in COMPLETE.items() if name != SCENARIO.topics.weights}, COMPLETE]
+    monkeypatch.setattr(surgeline.topics, "existing", lambda _bootstrap, _scenario: views.pop(0))
+    assert wait_for_all("nowhere", SCENARIO) == COMPLETE
+    assert views == []
+
+
+def test_create_says_what_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = {name: n for name, n in COMPLETE.items() if name != SCENARIO.topics.weights}
+    monkeypatch.setattr(surgeline.topics, "existing", lambda _bootstrap, _scenario: counts)
+    with pytest.raises(TopicsError, match="after 0 s: surgeline-weights"):
+        wait_for_all("nowhere", SCENARIO, timeout_s=0.0)
