@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +110,9 @@ class FeatureView:
         Returns (n, len(COUNTS), half-lives) and a mask (n,) of the entities with any row; counts of the
         others are zero.
         """
-        now = np.broadcast_to(np.asarray(now_ms, dtype=np.float64), len(entities))
+        now = np.asarray(now_ms, dtype=np.float64)
+        if now.ndim == 0:
+            now = np.full(len(entities), now)
         with self._lock:
             return self._tables[table].gather(entities, now)
 
@@ -139,17 +141,14 @@ class _Table:
         self._touched = np.full(_INITIAL_ROWS, _NEVER, dtype=np.int64)
 
     def gather(self, entities: Sequence[str], now: FloatArray) -> tuple[FloatArray, BoolArray]:
-        size = len(entities)
-        total: FloatArray = np.zeros((size, *self._counts.shape[1:]))
-        known: BoolArray = np.zeros(size, dtype=bool)
-        for index in self._index.values():
-            slots = np.fromiter(map(index.get, entities, repeat(0)), dtype=np.intp, count=size)
-            found = slots > 0
-            if found.any():
-                factor = decay(now - self._last[slots], self._half_lives_s)
-                total += self._counts[slots] * factor[:, None, :]
-                known |= found
-        return total, known
+        # (sources, n) row numbers: one gather and one decay, however many sources there are.
+        found = chain.from_iterable(map(index.get, entities, repeat(0)) for index in self._index.values())
+        slots = np.fromiter(found, dtype=np.intp).reshape(len(self._index), len(entities))
+        factor = decay((now - self._last[slots]).ravel(), self._half_lives_s)
+        rows = self._counts[slots]
+        rows *= factor.reshape(*slots.shape, 1, len(self._half_lives_s))
+        known: BoolArray = np.any(slots > 0, axis=0)
+        return rows.sum(axis=0), known
 
     def slots(self, sources: Sequence[str], entities: Sequence[str]) -> list[int | None]:
         """Row numbers, begun where there is none; None for a source beyond ``MAX_SOURCES``."""

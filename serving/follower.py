@@ -16,7 +16,7 @@ from serving.scorer import Scorer
 log = logging.getLogger(__name__)
 
 #: Rows that are decoded in one go: about a millisecond, what a request may have to wait for.
-CHUNK = 500
+CHUNK = 250
 
 
 class Follower:
