@@ -52,7 +52,7 @@ test: lint ## Lint, types, tests (KAFKA_HOME adds Apache Kafka to the broker tes
 	$(PY) -m pytest -m 'not slow'
 
 bench: setup ## Every figure in bench/, each beside its peer and its limit
-	$(PY) -m bench
+	$(PY) -m bench all
 
 soak: setup ## The long tests: memory, restarts, ten million events
 	$(PY) -m pytest -m slow
