@@ -35,3 +35,11 @@ def test_ties_are_ordered_by_kind_and_then_by_impression() -> None:
     made = np.zeros(4, dtype=ACTION_DTYPE)
     made["due"], made["kind"], made["serial"] = [5, 5, 5, 4], [2, 1, 1, 5], [0, 9, 3, 7]
     assert in_order(made)["serial"].tolist() == [7, 3, 9, 0]
+
+
+def test_what_is_due_at_the_end_of_a_block_belongs_to_the_next() -> None:
+    pending, made = Pending(10), np.zeros(1, dtype=ACTION_DTYPE)
+    made["due"] = 5
+    pending.push(made)
+    assert pending.pop(5).size == 0
+    assert pending.pop(6).size == 1
