@@ -220,6 +220,8 @@ class Join:
         due = []
         while self._to_close and self._close_time(self._to_close[0]) <= boundary_ms:
             due.append(self._to_close.popleft())
+        for live in due:
+            live.open = False
         self._expire(boundary_ms)
         if not due:
             return None
@@ -227,7 +229,6 @@ class Join:
         predictions = [live.predictions for live in due if live.predictions is not None]
         masks = np.concatenate([live.masks for live in due])
         for live in due:
-            live.open = False
             live.features = live.predictions = None
             if live.written:
                 self._deletes.append(_PAYLOAD + _number(live.segment.base))
