@@ -17,7 +17,6 @@ from state.formulas import (
     BASE_WEIGHT,
     COUNTS,
     TABLES,
-    VOLUME_SCALE,
     FloatArray,
     RowFormatError,
     decay,
@@ -87,16 +86,25 @@ def test_a_tables_counts_stand_in_the_columns_of_its_name_and_half_life(table: s
     counts[0, 0, h], counts[0, CLICK, h] = 100.0, 30.0
     values = row({table: counts}, zeros())
     rate = smoothed(30.0, 100.0, BASE_RATE, SMOOTHING)
-    expected = {
-        f"{table}_ctr_{HALF_LIVES[h]:g}s": math.log(rate / BASE_RATE),
-        f"{table}_volume_{HALF_LIVES[h]:g}s": math.log1p(100.0) / VOLUME_SCALE,
-    }
+    assert values.pop(f"{table}_volume_{HALF_LIVES[h]:g}s") > 0.0
+    expected = {f"{table}_ctr_{HALF_LIVES[h]:g}s": math.log(rate / BASE_RATE)}
     if table == "item" and h == len(HALF_LIVES) - 1:
         # Impressions without a cart or purchase are evidence against them.
         lower = math.log(smoothed(0.0, 100.0, BASE_RATE, SMOOTHING) / BASE_RATE)
         expected |= {"item_cart_rate_600s": lower, "item_purchase_rate_600s": lower}
     for name, value in values.items():
         assert value == pytest.approx(expected.get(name, 0.0), rel=1e-5, abs=1e-7), name
+
+
+def test_volume_grows_with_impressions_and_with_nothing_else() -> None:
+    def volume(impressions: float, clicks: float) -> float:
+        counts = zeros()
+        counts[0, 0], counts[0, CLICK] = impressions, clicks
+        return row({"item": counts}, zeros())["item_volume_60s"]
+
+    volumes = [volume(impressions, 0.0) for impressions in (0.0, 1.0, 10.0, 1e3, 1e6)]
+    assert volumes == sorted(set(volumes))
+    assert volume(10.0, 9.0) == volume(10.0, 0.0)
 
 
 @pytest.mark.parametrize(

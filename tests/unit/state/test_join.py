@@ -1,0 +1,404 @@
+"""Fails when an action and its impression miss each other because of their order, when a duplicate counts,
+when a label closes at another time than its window's end, or when a restart changes anything of this.
+
+The reference keeps one record an impression and looks at all of them every tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from state.errors import StateFormatError
+from state.join import CLICK, Closed, Join, JoinCounts, Joined
+from state.store import Batch, Store
+from stream.events import ACTIONS
+
+TICK, WINDOW, LIMIT = 1000, 3000, 6000
+CART, FAVOURITE = (1 << ACTIONS.index(name) for name in ("cart", "favourite"))
+
+Shown = tuple[str, int]
+Done = tuple[str, int, int]
+
+
+def new_join(store: Store, window: int = WINDOW, limit: int = LIMIT) -> Join:
+    return Join(store, TICK, window, limit)
+
+
+def checkpoint(join: Join, store: Store) -> None:
+    batch = Batch()
+    join.write(batch)
+    store.commit(batch)
+
+
+def restarted(join: Join, store: Store) -> Join:
+    """What a new process has after the last checkpoint, which is now."""
+    checkpoint(join, store)
+    again = new_join(store)
+    again.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(join.counts), type=JoinCounts))
+    return again
+
+
+def payload(ids: list[str]) -> tuple[Any, Any]:
+    """One input and one prediction a row, by which a closed sample can be recognised."""
+    numbers = np.array([[number_of(i)] for i in ids], dtype=np.float32)
+    return numbers, numbers / 1000
+
+
+def number_of(impression_id: str) -> float:
+    return float(impression_id[1:])
+
+
+def run(
+    join: Join, tick: int, shown: Sequence[Shown] = (), done: Sequence[Done] = ()
+) -> tuple[Closed | None, Joined]:
+    """One tick as the engine runs it: close, add what is new, join."""
+    closed = join.close(tick * TICK)
+    fresh = join.new_rows([i for i, _ in shown])
+    if fresh is not None:
+        shown = [shown[i] for i in fresh]
+    wanted = list(done)
+    if shown:
+        ids = [i for i, _ in shown]
+        times = np.array([time for _, time in shown], dtype=np.int64)
+        wanted += join.add(
+            tick,
+            ids,
+            times,
+            [f"u{i}" for i in ids],
+            [f"x{i}" for i in ids],
+            ["c"] * len(ids),
+            ["0"] * len(ids),
+        )
+        join.attach_payload(*payload(ids))
+    return closed, join.join(wanted, tick)
+
+
+def labels(closed: Closed | None) -> dict[int, float]:
+    """Closed samples as number -> label."""
+    if closed is None:
+        return {}
+    assert len(closed.inputs) == len(closed.predictions) == len(closed.masks)
+    return dict(zip(closed.inputs[:, 0].astype(int).tolist(), closed.labels.tolist(), strict=True))
+
+
+# -- orders of arrival
+
+
+def test_an_action_finds_its_impression_in_the_same_tick(store: Store) -> None:
+    join = new_join(store)
+    _, joined = run(join, 0, [("i1", 100), ("i2", 200)], [("i2", CLICK, 700)])
+    assert joined == Joined([CLICK], [700], ["ui2"], ["xi2"], ["c"], ["0"])
+
+
+def test_an_action_that_comes_first_waits_and_then_joins(store: Store) -> None:
+    join = new_join(store)
+    _, joined = run(join, 0, (), [("i1", CLICK, 700)])
+    assert joined.bits == []
+    assert join.counts.orphans_waiting == 1
+    _, joined = run(join, 2, [("i1", 2100)])
+    assert (joined.bits, joined.items) == ([CLICK], ["xi1"])
+    assert (join.counts.orphans_waiting, join.counts.orphans_joined) == (0, 1)
+    closed, _ = run(join, 6)
+    assert labels(closed) == {1: 1.0}
+
+
+def test_an_actions_time_is_never_before_its_impressions(store: Store) -> None:
+    """Whether it waited for it or came with it: a skewed clock must not put a label into its own features."""
+    join = new_join(store)
+    run(join, 0, (), [("i1", CLICK, 900)])
+    _, joined = run(join, 1, [("i1", 1500)], [("i1", CART, 1200)])
+    assert joined.times == [1500, 1500]
+
+
+def test_a_second_impression_of_the_same_id_is_dropped_within_a_tick_and_later(store: Store) -> None:
+    join = new_join(store)
+    assert join.new_rows(["i1", "i2"]) is None
+    assert join.new_rows(["i1", "i2", "i1"]) == [0, 1]
+    run(join, 0, [("i1", 100)])
+    assert join.new_rows(["i3", "i1"]) == [0]
+    assert join.counts.duplicate_impressions == 2
+    assert len(join) == 1
+
+
+def test_a_second_action_of_the_same_kind_is_dropped_and_another_kind_is_not(store: Store) -> None:
+    join = new_join(store)
+    _, joined = run(join, 0, [("i1", 0)], [("i1", CLICK, 1), ("i1", CLICK, 2), ("i1", CART, 3)])
+    assert (joined.bits, joined.times) == ([CLICK, CART], [1, 3])
+    _, joined = run(join, 1, (), [("i1", CART, 1003)])
+    assert joined.bits == []
+    assert (join.counts.actions, join.counts.duplicate_actions) == (2, 2)
+
+
+def test_a_second_action_is_also_dropped_while_the_first_still_waits(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, (), [("i1", CLICK, 1), ("i1", CLICK, 2), ("i1", CART, 3)])
+    assert (join.counts.orphans_waiting, join.counts.duplicate_actions) == (2, 1)
+    _, joined = run(join, 1, [("i1", 0)])
+    assert (joined.bits, joined.times) == ([CLICK, CART], [1, 3])
+
+
+# -- windows
+
+
+def test_samples_close_one_label_window_after_their_ticks_end(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 999)])
+    run(join, 1, [("i2", 1000)], [("i1", CLICK, 1500)])
+    assert join.next_close() == 1000 + WINDOW
+    assert join.close(1000 + WINDOW - 1) is None
+    assert labels(join.close(1000 + WINDOW)) == {1: 1.0}
+    assert labels(join.close(2000 + WINDOW)) == {2: 0.0}
+    assert join.next_close() is None
+    assert (join.counts.samples, join.counts.positives) == (2, 1)
+
+
+def test_what_closes_together_comes_in_the_order_it_was_shown(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i3", 0), ("i1", 5)], [("i1", CART, 6)])
+    run(join, 1, [("i2", 1000)], [("i2", CLICK, 1001)])
+    closed = join.close(5000)
+    assert closed is not None
+    assert closed.inputs[:, 0].tolist() == [3, 1, 2]
+    assert closed.labels.tolist() == [0.0, 0.0, 1.0]
+    assert closed.masks.tolist() == [0, CART, CLICK]
+
+
+def test_only_a_click_makes_a_positive(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)], [("i1", CART, 1), ("i1", FAVOURITE, 2)])
+    assert labels(join.close(4000)) == {1: 0.0}
+
+
+def test_after_its_label_an_impression_still_takes_actions_for_the_counts(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)])
+    _, joined = run(join, 4, (), [("i1", CLICK, 4100)])
+    assert joined.bits == [CLICK]
+    assert (join.counts.actions_after_label, join.counts.positives) == (1, 0)
+    _, joined = run(join, 5, (), [("i1", CLICK, 5100)])
+    assert (joined.bits, join.counts.duplicate_actions) == ([], 1)
+
+
+def test_an_impression_is_forgotten_one_join_limit_after_its_ticks_end(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)])
+    join.close(1000 + LIMIT - 1)
+    assert len(join) == 1
+    join.close(1000 + LIMIT)
+    assert len(join) == 0
+    assert join.new_rows(["i1"]) is None
+    _, joined = run(join, 7, (), [("i1", CLICK, 7000)])
+    assert (joined.bits, join.counts.orphans_waiting) == ([], 1)
+
+
+def test_an_orphan_waits_one_join_limit_from_the_tick_that_it_came_in(store: Store) -> None:
+    """Not from its own time: a very late action still gets its wait."""
+    join = new_join(store)
+    run(join, 2, (), [("i1", CLICK, -50_000), ("i2", CLICK, 2500)])
+    join.close(3000 + LIMIT - 1)
+    assert join.counts.orphans_waiting == 2
+    join.close(3000 + LIMIT)
+    assert (join.counts.orphans_waiting, join.counts.orphans_expired) == (0, 2)
+    _, joined = run(join, 9, [("i1", 9000)])
+    assert joined.bits == []
+
+
+def test_an_expired_orphan_takes_no_younger_one_of_the_same_impression_with_it(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, (), [("i1", CLICK, 0)])
+    run(join, 3, (), [("i1", CART, 3000)])
+    join.close(1000 + LIMIT)
+    assert (join.counts.orphans_waiting, join.counts.orphans_expired) == (1, 1)
+    _, joined = run(join, 7, [("i1", 7000)])
+    assert joined.bits == [CART]
+
+
+# -- checkpoints
+
+
+def test_a_restart_after_everything_is_forgotten_numbers_on(store: Store) -> None:
+    """Fails when the next number is taken from the last segment that is left: there may be none."""
+    join = new_join(store)
+    run(join, 0, [("i1", 0), ("i2", 1)])
+    join.close(1000 + LIMIT)
+    again = restarted(join, store)
+    for one in (join, again):
+        run(one, 9, [("i3", 9000)])
+    assert list(again.state()) == list(join.state())
+
+
+def test_nothing_stays_on_disk_once_everything_is_forgotten(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)], [("i1", CLICK, 1), ("i9", CLICK, 1)])
+    checkpoint(join, store)
+    assert list(store.scan(b""))
+    join.close(4000)
+    checkpoint(join, store)
+    join.close(1000 + LIMIT)
+    checkpoint(join, store)
+    assert list(store.scan(b"")) == []
+
+
+def test_a_segment_that_closed_between_two_checkpoints_is_closed_after_a_restart(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)], [("i1", CLICK, 1)])
+    join.close(4000)
+    again = restarted(join, store)
+    assert again.next_close() is None
+    assert len(again) == 1
+    assert again.counts.samples == 1
+
+
+def test_what_a_checkpoint_does_not_hold_is_gone_after_a_restart(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)])
+    checkpoint(join, store)
+    before = list(join.state())
+    counts = msgspec.msgpack.encode(join.counts)
+    run(join, 1, [("i2", 1000)], [("i1", CLICK, 1), ("i9", CLICK, 1)])
+    again = new_join(store)
+    again.restore(msgspec.msgpack.decode(counts, type=JoinCounts))
+    assert list(again.state()) == before
+
+
+def test_segments_without_masks_are_refused(store: Store) -> None:
+    join = new_join(store)
+    run(join, 0, [("i1", 0)])
+    checkpoint(join, store)
+    batch = Batch()
+    for key, _ in store.scan(b"seg/masks/"):
+        batch.delete(key)
+    store.commit(batch)
+    with pytest.raises(StateFormatError, match=str(Path(store.path).name)):
+        new_join(store).restore(JoinCounts())
+
+
+# -- any history
+
+
+class Reference:
+    """The same rules, slowly."""
+
+    def __init__(self) -> None:
+        self.shown: dict[str, dict[str, Any]] = {}
+        self.orphans: list[tuple[str, int, int, int]] = []
+        self.counts = JoinCounts()
+
+    def close(self, now: int) -> dict[int, float]:
+        closed = {}
+        for impression_id, one in self.shown.items():
+            if one["open"] and one["end"] + WINDOW <= now:
+                one["open"] = False
+                closed[int(number_of(impression_id))] = float(CLICK in one["done"])
+        self.counts.samples += len(closed)
+        self.counts.positives += int(sum(closed.values()))
+        self.shown = {i: one for i, one in self.shown.items() if one["end"] + LIMIT > now}
+        kept = [orphan for orphan in self.orphans if orphan[3] > now]
+        self.counts.orphans_expired += len(self.orphans) - len(kept)
+        self.orphans = kept
+        return closed
+
+    def tick(self, tick: int, shown: list[Shown], done: list[Done]) -> list[tuple[str, int, int]]:
+        """Actions that count: (impression id, bit, time)."""
+        end = (tick + 1) * TICK
+        wanted = list(done)
+        for impression_id, time in shown:
+            if impression_id in self.shown:
+                self.counts.duplicate_impressions += 1
+                continue
+            self.shown[impression_id] = {"end": end, "time": time, "done": set(), "open": True}
+            self.counts.impressions += 1
+            waited = [(i, bit, at) for i, bit, at, _ in self.orphans if i == impression_id]
+            self.orphans = [orphan for orphan in self.orphans if orphan[0] != impression_id]
+            self.counts.orphans_joined += len(waited)
+            wanted += waited
+        counted = []
+        for impression_id, bit, time in wanted:
+            one = self.shown.get(impression_id)
+            if one is None:
+                if any(o[:2] == (impression_id, bit) for o in self.orphans):
+                    self.counts.duplicate_actions += 1
+                else:
+                    self.orphans.append((impression_id, bit, time, end + LIMIT))
+            elif bit in one["done"]:
+                self.counts.duplicate_actions += 1
+            else:
+                one["done"].add(bit)
+                self.counts.actions += 1
+                self.counts.actions_after_label += not one["open"]
+                counted.append((impression_id, bit, max(time, one["time"])))
+        self.counts.orphans_waiting = len(self.orphans)
+        return counted
+
+
+IDS = st.sampled_from([f"i{n}" for n in range(6)])
+BITS = st.sampled_from([CLICK, CART])
+#: (ticks since the one before, shown, done, restart afterwards); times are offsets into the tick.
+STEPS = st.lists(
+    st.tuples(
+        st.integers(1, 4),
+        st.lists(st.tuples(IDS, st.integers(-500, 999)), max_size=4),
+        st.lists(st.tuples(IDS, BITS, st.integers(-4000, 999)), max_size=4),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_any_history_with_restarts_anywhere_equals_the_reference(store: Store, steps: list[Any]) -> None:
+    clear(store)
+    reference, steady, join = Reference(), new_join(store), new_join(store)
+    tick = 0
+    for gap, shown_at, done_at, restart in steps:
+        tick += gap
+        shown = [(i, tick * TICK + at) for i, at in shown_at]
+        done = [(i, bit, tick * TICK + at) for i, bit, at in done_at]
+        expected_closed = reference.close(tick * TICK)
+        expected = reference.tick(tick, shown, done)
+        for one in (steady, join):
+            closed, joined = run(one, tick, shown, done)
+            assert labels(closed) == expected_closed
+            got = zip(joined.items, joined.bits, joined.times, strict=True)
+            assert list(got) == [(f"x{i}", bit, time) for i, bit, time in expected]
+            assert one.counts == reference.counts
+            assert len(one) == len(reference.shown)
+        if restart:
+            join = restarted(join, store)
+        assert list(join.state()) == list(steady.state())
+    end = (tick + 1) * TICK + LIMIT
+    expected_closed = reference.close(end)
+    assert labels(steady.close(end)) == labels(join.close(end)) == expected_closed
+    assert len(join) == 0
+    checkpoint(join, store)
+    assert list(store.scan(b"")) == []
+
+
+def clear(store: Store) -> None:
+    batch = Batch()
+    for key, _ in store.scan(b""):
+        batch.delete(key)
+    store.commit(batch)
+
+
+def test_many_segments_find_the_right_row(store: Store) -> None:
+    """Rows are numbered across segments; a search that is off by one finds a neighbour's item."""
+    join = new_join(store, window=1000, limit=1_000_000)
+    numbers = count()
+    ids = [[f"i{next(numbers)}" for _ in range(size)] for size in (1, 3, 1, 5, 2)]
+    for tick, names in enumerate(ids):
+        run(join, tick, [(name, tick * TICK) for name in names])
+    flat = [name for names in ids for name in names]
+    _, joined = run(join, 9, (), [(name, CLICK, 9000) for name in reversed(flat)])
+    assert joined.items == [f"x{name}" for name in reversed(flat)]
