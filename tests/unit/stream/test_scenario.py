@@ -1,0 +1,153 @@
+"""Fails when a wrong scenario is taken, or refused without the file, the field and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from stream.scenario import Features, Scenario, ScenarioError, Times, home, load_scenario
+
+
+def load(tmp_path: Path, text: str) -> Scenario:
+    path = tmp_path / "sale.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_scenario(path)
+
+
+def refused(tmp_path: Path, text: str) -> str:
+    with pytest.raises(ScenarioError) as error:
+        load(tmp_path, text)
+    message = str(error.value)
+    assert message.startswith(f"scenario {tmp_path / 'sale.toml'}: ")
+    return message
+
+
+def test_everything_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SURGELINE_SCENARIO", raising=False)
+    assert load(tmp_path, "") == load_scenario() == Scenario()
+    scenario = Scenario()
+    assert scenario.topics.impressions == "surgeline-impressions"
+    assert scenario.times.tick_s == 1.0
+    assert scenario.features.half_lives_s == [60.0, 600.0, 3600.0]
+
+
+def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
+    scenario = load(tmp_path, 'name = "eleven"\n[times]\nlabel_window_s = 30\n[topics]\npartitions = 8\n')
+    assert scenario.name == "eleven"
+    assert scenario.times == msgspec.structs.replace(Times(), label_window_s=30.0)
+    assert scenario.topics.partitions == 8
+    assert scenario.features == Features()
+
+
+def test_the_environment_names_a_file_and_an_argument_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "env.toml").write_text('name = "env"')
+    (tmp_path / "given.toml").write_text('name = "given"')
+    monkeypatch.setenv("SURGELINE_SCENARIO", str(tmp_path / "env.toml"))
+    assert load_scenario().name == "env"
+    assert load_scenario(tmp_path / "given.toml").name == "given"
+
+
+def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SURGELINE_HOME", raising=False)
+    assert home() == Path(".surgeline")
+    monkeypatch.setenv("SURGELINE_HOME", "elsewhere")
+    assert home() == Path("elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "allowed"),
+    [
+        ('name = "a b"', "$.name", "regex"),
+        ("trunk = 1", "$.trunk", "`str`"),
+        ('[topics]\nweights = ""', "$.topics.weights", "regex"),
+        ("[topics]\npartitions = 0", "$.topics.partitions", ">= 1"),
+        ('[topics]\npartitions = "4"', "$.topics.partitions", "`int`"),
+        ("[topics]\nreplication = 17", "$.topics.replication", "<= 16"),
+        ("[times]\ntick_s = 0.05", "$.times.tick_s", ">= 0.1"),
+        ("[times]\ntick_s = 4000", "$.times.tick_s", "<= 3600"),
+        ("[times]\nlabel_window_s = 0", "$.times.label_window_s", "> 0"),
+        ("[times]\njoin_limit_s = -1", "$.times.join_limit_s", "> 0"),
+        ("[times]\nlateness_s = -1", "$.times.lateness_s", ">= 0"),
+        ('[times]\nidle_s = "long"', "$.times.idle_s", "`float`"),
+        ("[times]\nmax_future_s = 1e9", "$.times.max_future_s", "<= 864000"),
+        ("[times]\ntick_s = nan", "$.times.tick_s", ">= 0.1"),
+        ("[features]\nhalf_lives_s = []", "$.features.half_lives_s", "length >= 1"),
+        ("[features]\nhalf_lives_s = [60, 0]", "$.features.half_lives_s", "> 0"),
+        ("[features]\nhalf_lives_s = 60", "$.features.half_lives_s", "`array`"),
+        ("[features]\nhalf_lives_s = [1,2,3,4,5,6,7,8,9]", "$.features.half_lives_s", "length <= 8"),
+        ("[features]\nsmoothing = 0", "$.features.smoothing", "> 0"),
+        ("[features]\ncached_rows = 10", "$.features.cached_rows", ">= 1000"),
+        ("[learners]\nprior_precision = 0", "$.learners.prior_precision", "> 0"),
+        ("[learners]\nfeature_prior_precision = 1e10", "$.learners.feature_prior_precision", "<= 1000000000"),
+        ("[learners]\nhalf_life_s = 0", "$.learners.half_life_s", "> 0"),
+        ("[learners]\nriver = [1]", "$.learners.river", "`str`"),
+        ("[learners]\nriver_samples_per_tick = 0", "$.learners.river_samples_per_tick", ">= 1"),
+        ("times = 1", "$.times", "`object`"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_field_and_what_is_allowed(
+    tmp_path: Path, text: str, field: str, allowed: str
+) -> None:
+    message = refused(tmp_path, text)
+    assert field in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("label_window_s = 5", "label_window_s"),
+        ("[times]\nlable_window_s = 5", "lable_window_s"),
+        ("[topics]\nclicks = 'x'", "clicks"),
+        ("[features]\nhalf_lives = [1]", "half_lives"),
+        ("[learners]\nrate = 1", "rate"),
+    ],
+)
+def test_an_unknown_field_is_named(tmp_path: Path, text: str, field: str) -> None:
+    assert f"unknown field `{field}`" in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize("data", [b"name = ", b"[times\n", b"name = 'a'\nname = 'b'", b"name = '\xff'"])
+def test_what_is_not_toml_is_said_to_be_that(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "sale.toml").write_bytes(data)
+    with pytest.raises(ScenarioError, match="not TOML"):
+        load_scenario(tmp_path / "sale.toml")
+
+
+def test_a_missing_file_and_a_folder_are_refused_with_their_path(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.toml", tmp_path):
+        with pytest.raises(ScenarioError, match="cannot be read") as error:
+            load_scenario(path)
+        assert str(path) in str(error.value)
+
+
+# -- rules across fields
+
+
+def test_an_impression_cannot_be_forgotten_before_its_label_stands(tmp_path: Path) -> None:
+    message = refused(tmp_path, "[times]\nlabel_window_s = 400")
+    assert "times.join_limit_s (300) must be at least times.label_window_s (400)" in message
+    load(tmp_path, "[times]\nlabel_window_s = 300")
+
+
+@pytest.mark.parametrize("values", ["60, 60", "100000.01, 100000.02"])
+def test_half_lives_must_differ_also_in_their_names(tmp_path: Path, values: str) -> None:
+    assert "features.half_lives_s must not repeat" in refused(
+        tmp_path, f"[features]\nhalf_lives_s = [{values}]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[times]\ntick_s = 60\n[features]\nhalf_lives_s = [600, 5]", "features.half_lives_s (5)"),
+        ("[learners]\nhalf_life_s = 0.001", "learners.half_life_s (0.001)"),
+    ],
+)
+def test_a_half_life_far_below_a_tick_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    """Within one tick counts would fade to nothing but rounding errors."""
+    assert f"{says} must be at least a tenth of times.tick_s" in refused(tmp_path, text)

@@ -1,0 +1,405 @@
+"""Fails when an offset is handed out twice or never because of where a worker was killed, when an event
+becomes late because a restart read it a second time, or when the watermark passes what is still to come.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.timeline import NEVER, Position, Source, Timeline
+
+A, B = Source(0, 0), Source(0, 1)
+ACTIONS = Source(1, 0)
+LATENESS, IDLE = 1000, 2.0
+
+
+def begin(end: int = 0) -> Position:
+    return Position(end=end, open_ranges=[], newest=NEVER, promised=NEVER)
+
+
+def timeline(*sources: Source) -> Timeline:
+    one = Timeline(LATENESS, IDLE)
+    for source in sources or (A,):
+        one.assign(source, begin(), 0.0)
+    return one
+
+
+def put(
+    one: Timeline, source: Source, times: list[int], first: int = 0, now: float = 0.0, end: int | None = None
+) -> None:
+    """Events named ``<kind>.<partition>.<offset>`` at offsets from ``first``."""
+    offsets = np.arange(first, first + len(times))
+    events = [f"{source.kind}.{source.partition}.{offset}" for offset in offsets]
+    one.put(source, end or first + len(times), events, np.array(times, dtype=np.int64), offsets, now)
+
+
+# -- the watermark
+
+
+def test_no_watermark_before_every_source_was_heard() -> None:
+    one = timeline(A, B)
+    assert one.watermark(0.0) == NEVER
+    put(one, A, [5000])
+    assert one.watermark(0.0) == NEVER
+    put(one, B, [9000])
+    assert one.watermark(0.0) == 5000 - LATENESS
+
+
+def test_the_watermark_follows_the_slowest_source_less_the_lateness() -> None:
+    one = timeline(A, B)
+    put(one, A, [3000, 8000, 7000])
+    put(one, B, [4000])
+    assert one.watermark(0.0) == 3000
+    put(one, B, [9000], first=1)
+    assert one.watermark(0.0) == 7000
+
+
+def test_the_watermark_never_goes_back() -> None:
+    one = timeline(A)
+    put(one, A, [8000])
+    assert one.watermark(0.0) == 7000
+    one.assign(B, begin(), 0.0)
+    put(one, B, [2000])
+    assert one.watermark(0.0) == 7000
+
+
+def test_a_promise_counts_without_lateness_and_never_shrinks() -> None:
+    one = timeline(A)
+    put(one, A, [8000])
+    one.promise(A, 9500, 0.0)
+    assert one.watermark(0.0) == 9500
+    one.promise(A, 100, 0.0)
+    put(one, A, [10_000], first=1)
+    assert one.watermark(0.0) == 9500
+
+
+def test_a_silent_source_holds_back_until_it_is_known_to_be_at_its_end() -> None:
+    one = timeline(A, B)
+    put(one, A, [2000])
+    put(one, B, [8000], now=9.0)
+    assert one.watermark(10.0) == 1000
+    one.set_at_end(A, True)
+    assert one.watermark(10.0) == 7000
+
+
+def test_at_its_end_a_source_still_holds_back_until_it_has_been_silent_long_enough() -> None:
+    one = timeline(A, B)
+    put(one, A, [2000], now=10.0)
+    put(one, B, [8000], now=10.0)
+    one.set_at_end(A, True)
+    assert one.watermark(11.9) == 1000
+    assert one.watermark(12.0) == 7000
+
+
+def test_where_all_are_silent_the_watermark_moves_on_with_the_wall_clock() -> None:
+    one = timeline(A, B)
+    put(one, A, [2000], now=1.0)
+    put(one, B, [8000], now=2.0)
+    for source in (A, B):
+        one.set_at_end(source, True)
+    assert one.watermark(4.0) == 7000
+    assert one.watermark(9.5) == 12_500
+    one.set_at_end(A, False)
+    assert one.watermark(9.5) == 12_500
+
+
+def test_without_any_event_silence_moves_nothing() -> None:
+    one = timeline(A)
+    one.set_at_end(A, True)
+    assert one.watermark(1e6) == NEVER
+
+
+def test_no_sources_no_watermark() -> None:
+    assert Timeline(LATENESS, IDLE).watermark(0.0) == NEVER
+
+
+# -- taking
+
+
+def test_events_come_by_time_then_partition_then_offset() -> None:
+    one = timeline(B, A)
+    put(one, B, [10, 20, 20])
+    put(one, A, [20, 10])
+    put(one, A, [20], first=2)
+    taken = one.take(0, 100, NEVER)
+    assert taken.times.tolist() == [10, 10, 20, 20, 20, 20]
+    assert taken.events == ["0.0.1", "0.1.0", "0.0.0", "0.0.2", "0.1.1", "0.1.2"]
+
+
+def test_take_leaves_what_is_at_or_after_the_boundary_and_other_kinds() -> None:
+    one = timeline(A, ACTIONS)
+    put(one, A, [300, 100, 200])
+    put(one, ACTIONS, [50])
+    assert one.take(0, 200, NEVER).events == ["0.0.1"]
+    assert (one.buffered, one.oldest()) == (3, 50)
+    assert one.take(1, 200, NEVER).events == ["1.0.0"]
+    assert one.oldest() == 200
+    assert one.take(0, 301, NEVER).events == ["0.0.2", "0.0.0"]
+    assert (one.buffered, one.oldest()) == (0, None)
+    empty = one.take(0, 10_000, NEVER)
+    assert (empty.events, empty.times.tolist()) == ([], [])
+
+
+def test_events_behind_what_is_done_are_handed_out_and_counted() -> None:
+    one = timeline(A)
+    put(one, A, [100, 900, 1000, 1100])
+    assert len(one.take(0, 2000, 1000).events) == 4
+    assert one.late == 2
+
+
+def test_a_revoked_source_drops_its_buffer_and_no_longer_counts() -> None:
+    one = timeline(A, B)
+    put(one, A, [5000])
+    put(one, B, [2000])
+    one.revoke(B)
+    one.revoke(B)
+    assert one.sources() == [A]
+    assert one.buffered == 1
+    assert one.watermark(0.0) == 4000
+    one.set_at_end(B, True)
+
+
+# -- holding back
+
+
+def test_a_source_with_much_buffered_is_held_back_only_while_it_is_ahead() -> None:
+    one = timeline(A, B)
+    put(one, A, [1000] * 11)
+    put(one, B, [2000] * 11)
+    assert one.ahead(10, 0.0) == {B}
+    assert one.ahead(11, 0.0) == set()
+    put(one, A, [3000], first=11)
+    assert one.ahead(10, 0.0) == {A}
+
+
+SOURCES = st.sampled_from([A, B, ACTIONS])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    puts=st.lists(st.tuples(SOURCES, st.lists(st.integers(1000, 9000), max_size=8)), max_size=12),
+    at_end=st.sets(SOURCES),
+    limit=st.integers(0, 10),
+    now=st.floats(0, 5),
+)
+def test_what_holds_the_watermark_is_never_held_back(
+    puts: list[tuple[Source, list[int]]], at_end: set[Source], limit: int, now: float
+) -> None:
+    """Otherwise nobody would move: the watermark waits for a source that is not fetched."""
+    one = timeline(A, B, ACTIONS)
+    ends = dict.fromkeys((A, B, ACTIONS), 0)
+    for source, times in puts:
+        put(one, source, times, first=ends[source])
+        ends[source] += len(times)
+    for source in at_end:
+        one.set_at_end(source, True)
+    held = one.ahead(limit, now)
+    before = one.watermark(now)
+    for source in held:
+        # However far a held source goes, the watermark does not follow it.
+        one.promise(source, 10**9, now)
+    live = [s for s in ends if not (s in at_end and now >= IDLE)]
+    if live:
+        assert not held >= set(live)
+        assert one.watermark(now) == before
+
+
+# -- positions
+
+
+def test_a_position_remembers_what_is_read_and_not_done() -> None:
+    one = timeline(A)
+    put(one, A, [100, 5000, 200, 5000, 5000, 300])
+    one.take(0, 1000, NEVER)
+    position = one.positions()[A]
+    assert (position.end, position.open_ranges, position.resume_at) == (6, [(1, 1), (3, 4)], 1)
+
+
+def test_refused_records_are_done() -> None:
+    one = timeline(A)
+    one.put(A, 7, [], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 0.0)
+    assert one.positions()[A].resume_at == 7
+
+
+def test_after_a_restart_only_open_and_new_offsets_are_fresh() -> None:
+    one = Timeline(LATENESS, IDLE)
+    one.assign(A, Position(end=6, open_ranges=[(1, 1), (3, 4)], newest=5000, promised=NEVER), 0.0)
+    fresh = one.fresh(A, np.arange(1, 9))
+    assert fresh is not None
+    assert fresh.tolist() == [True, False, True, True, False, True, True, True]
+    assert one.fresh(A, np.arange(6, 9)) is None
+    assert one.fresh(A, np.empty(0, dtype=np.int64)) is None
+
+
+def test_what_was_read_again_is_not_fresh_a_third_time() -> None:
+    one = Timeline(LATENESS, IDLE)
+    one.assign(A, Position(end=6, open_ranges=[(1, 4)], newest=5000, promised=NEVER), 0.0)
+    put(one, A, [5000, 5000], first=1)
+    fresh = one.fresh(A, np.arange(1, 6))
+    assert fresh is not None
+    assert fresh.tolist() == [False, False, True, True, False]
+    assert one.positions()[A].open_ranges == [(1, 2), (3, 4)]
+
+
+def test_after_a_restart_the_watermark_waits_for_open_events_to_be_read_again() -> None:
+    """Fails when a source's newest event, remembered, lets ticks run past those that are not here yet."""
+    one = timeline(A, B)
+    put(one, A, [1200, 9000])
+    put(one, B, [2500])
+    saved = one.positions()
+    again = Timeline(LATENESS, IDLE)
+    for source in (A, B):
+        again.assign(source, saved[source], 0.0)
+    put(again, B, [2500, 9000])
+    assert again.watermark(0.0) == NEVER
+    put(again, A, [1200])
+    assert again.watermark(0.0) == NEVER
+    put(again, A, [9000], first=1)
+    assert again.watermark(0.0) == 8000
+
+
+def test_open_events_that_the_topic_no_longer_has_do_not_stop_time() -> None:
+    again = Timeline(LATENESS, IDLE)
+    again.assign(A, Position(end=9, open_ranges=[(3, 4)], newest=5000, promised=NEVER), 0.0)
+    again.set_at_end(A, True)
+    assert again.watermark(IDLE) == 4000
+    put(again, A, [9000], first=20)
+    again.set_at_end(A, False)
+    assert again.positions()[A].open_ranges == [(20, 20)]
+    assert again.watermark(IDLE) == 8000
+
+
+class Logged(NamedTuple):
+    """A record of the log: its event time and whether it is refused."""
+
+    time: int
+    refused: bool
+
+
+def logs() -> st.SearchStrategy[dict[Source, list[Logged]]]:
+    """Logs whose disorder stays below the lateness."""
+    record = st.tuples(st.integers(0, 400), st.integers(0, LATENESS - 1), st.booleans())
+
+    def build(gaps: list[tuple[int, int, bool]]) -> list[Logged]:
+        times = np.cumsum([gap for gap, _, _ in gaps]).tolist()
+        return [Logged(10_000 + t - back, bad) for t, (_, back, bad) in zip(times, gaps, strict=True)]
+
+    log = st.lists(record, min_size=1, max_size=25).map(build)
+    return st.fixed_dictionaries({A: log, B: log, ACTIONS: log})
+
+
+class Worker:
+    """What a worker does with the timeline, and what a crash leaves of it."""
+
+    def __init__(self, log: dict[Source, list[Logged]]) -> None:
+        self.log = log
+        self.handed: list[tuple[Source, int]] = []
+        self.done = NEVER
+        self.known: dict[Source, Position] = {}
+        self.late = 0
+        self._saved = (b"", NEVER, 0, 0)
+        self.start()
+
+    def start(self) -> None:
+        self.timeline = Timeline(LATENESS, IDLE)
+        self.next = {}
+        for source in self.log:
+            position = self.known.get(source, begin())
+            self.timeline.assign(source, position, 0.0)
+            self.next[source] = position.resume_at
+
+    def read(self, source: Source, size: int) -> None:
+        first = self.next[source]
+        offsets = np.arange(first, min(first + size, len(self.log[source])))
+        if not len(offsets):
+            return
+        self.next[source] = end = int(offsets[-1]) + 1
+        fresh = self.timeline.fresh(source, offsets)
+        if fresh is not None:
+            offsets = offsets[fresh]
+        kept = [int(o) for o in offsets if not self.log[source][o].refused]
+        # What is refused goes to the dead-letter topic: handed out as well.
+        self.handed += [(source, int(o)) for o in offsets if self.log[source][o].refused]
+        times = np.array([self.log[source][o].time for o in kept], dtype=np.int64)
+        events = [(source, offset) for offset in kept]
+        self.timeline.put(source, end, events, times, np.array(kept, dtype=np.int64), 0.0)
+
+    def advance(self) -> None:
+        boundary = self.timeline.watermark(0.0) // 500 * 500
+        if boundary > self.done:
+            self.take(boundary)
+
+    def take(self, boundary: int) -> None:
+        for kind in (0, 1):
+            taken = self.timeline.take(kind, boundary, self.done)
+            assert (np.diff(taken.times) >= 0).all()
+            self.handed += taken.events
+        self.done = boundary
+
+    def checkpoint(self) -> None:
+        positions = [(*source, p) for source, p in self.timeline.positions().items()]
+        late = self.late + self.timeline.late
+        self._saved = (msgspec.msgpack.encode(positions), self.done, len(self.handed), late)
+
+    def crash(self) -> None:
+        data, self.done, handed, self.late = self._saved
+        if data:
+            rows = msgspec.msgpack.decode(data, type=list[tuple[int, int, Position]])
+            self.known = {Source(kind, partition): p for kind, partition, p in rows}
+        # What was done after the checkpoint is undone with it: they are one batch.
+        del self.handed[handed:]
+        self.start()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    log=logs(),
+    steps=st.lists(
+        st.one_of(st.tuples(SOURCES, st.integers(1, 8)), st.sampled_from(["advance", "checkpoint", "crash"])),
+        max_size=40,
+    ),
+)
+def test_every_offset_is_handed_out_exactly_once_across_kills_at_any_point(
+    log: dict[Source, list[Logged]], steps: list[tuple[Source, int] | str]
+) -> None:
+    worker = Worker(log)
+    for step in steps:
+        if isinstance(step, str):
+            getattr(worker, step)()
+        else:
+            worker.read(*step)
+    for source in log:
+        worker.read(source, 1000)
+    worker.advance()
+    worker.take(2**60)
+    assert sorted(worker.handed) == [(s, o) for s in sorted(log) for o in range(len(log[s]))]
+    # No event is late that would not be late without the kills: disorder stays below the lateness.
+    assert worker.late + worker.timeline.late == 0
+    worker.checkpoint()
+    worker.crash()
+    assert {s: (p.resume_at, p.open_ranges) for s, p in worker.timeline.positions().items()} == {
+        source: (len(records), []) for source, records in log.items()
+    }
+
+
+def test_positions_are_a_copy() -> None:
+    one = timeline(A)
+    put(one, A, [1000])
+    saved = one.positions()[A]
+    put(one, A, [2000], first=1)
+    assert (saved.end, saved.newest) == (1, 1000)
+
+
+@pytest.mark.parametrize("times", [[1000, 2000, 3000], [3000, 1000, 2000]])
+def test_ordered_and_disordered_batches_split_alike(times: list[int]) -> None:
+    one = timeline(A)
+    put(one, A, times)
+    assert one.take(0, 2000, NEVER).times.tolist() == [1000]
+    assert one.take(0, 3000, NEVER).times.tolist() == [2000]
+    assert one.take(0, 4000, NEVER).times.tolist() == [3000]
