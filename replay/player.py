@@ -1,7 +1,7 @@
 """Play a recorded log into Kafka: paced, counted, and stopped cleanly.
 
-Reading, making JSON and sending overlap: the next frames are read and rendered in a thread while the
-current ones are on their way.
+Reading, making JSON and sending overlap: the next chunk is read and rendered in a thread while the current
+one is on its way.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import asyncio
 import os
 import signal
 import time as clock
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -28,6 +30,8 @@ from stream.events import Watermark
 from stream.scenario import Scenario
 
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+#: How long after the log is open the first event of a paced replay is due.
+HEAD_START_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +74,13 @@ class PlayReport:
 
 @dataclass(frozen=True, slots=True)
 class _Portion:
-    """Events that leave together; ``due_s`` after the start, ``None`` for at once."""
+    """Events that leave together; ``due_s`` after the start, ``None`` for at once. Times are the log's."""
 
     records: Records
     partitions: np.ndarray
-    by_action: dict[str, int]
+    by_action: Counter[str]
     due_s: float | None
+    first_ms: int
     event_ms: int
 
 
@@ -157,9 +162,16 @@ class Player:
     async def _play(
         self, sender: Sender, lag: LagProbe, on_progress: Callable[[Progress], None] | None
     ) -> None:
-        begin = clock.monotonic()
-        self.shift.start_wall_ms = int(clock.time() * 1000)
-        async for portion in self._portions(sender.partitions):
+        chunks = self.log.chunks(self._rows)
+        # Opening and sorting a log may take seconds: the clock starts when its first chunk is read.
+        opening = await asyncio.to_thread(next, chunks, None)
+        if opening is None:
+            return
+        # The first chunk is rendered before the first event is due.
+        ahead_s = 0.0 if self.pace.immediate else HEAD_START_S
+        begin = clock.monotonic() + ahead_s
+        self.shift.start_wall_ms = int((clock.time() + ahead_s) * 1000)
+        async for portion in self._portions(chain([opening], chunks), sender.partitions):
             if portion.due_s is not None:
                 await self._wait_until(begin + portion.due_s)
             if self._stop.is_set():
@@ -181,19 +193,20 @@ class Player:
         await sender.flush()
         self.report.seconds = clock.monotonic() - begin
 
-    async def _portions(self, partitions: int) -> AsyncIterator[_Portion]:
-        """Portions, one made ahead in a thread of its own."""
-        source = self._make(partitions)
+    async def _portions(self, chunks: Iterable[pl.DataFrame], partitions: int) -> AsyncIterator[_Portion]:
+        """Portions; those of the next chunk are made in a thread of its own while these are sent."""
+        source = self._make(chunks, partitions)
         loop = asyncio.get_running_loop()
         with ThreadPoolExecutor(1, thread_name_prefix="replay") as thread:
             ahead = loop.run_in_executor(thread, next, source, None)
-            while (portion := await ahead) is not None:
+            while (made := await ahead) is not None:
                 ahead = loop.run_in_executor(thread, next, source, None)
-                yield portion
+                for portion in made:
+                    yield portion
 
-    def _make(self, partitions: int) -> Iterator[_Portion]:
+    def _make(self, chunks: Iterable[pl.DataFrame], partitions: int) -> Iterator[list[_Portion]]:
         index, first = 0, None
-        for chunk in self.log.chunks(self._rows):
+        for chunk in chunks:
             frame = chunk if self._limit is None else chunk.head(self._limit - index)
             if not frame.height:
                 return
@@ -201,24 +214,29 @@ class Player:
             first = int(times[0]) if first is None else first
             due = None if self.pace.immediate else self.pace.due_s(times, first, index)
             index += frame.height
-            bounds = [(0, frame.height)] if due is None else slices(due)
-            for start, stop in bounds:
-                part = frame.slice(start, stop - start)
-                yield self._portion(part, None if due is None else due[start:stop], partitions)
+            yield list(self._portions_of(frame, times, due, partitions))
 
-    def _portion(self, frame: pl.DataFrame, due: np.ndarray | None, partitions: int) -> _Portion:
-        times = frame["event_time"].to_numpy()
+    def _portions_of(
+        self, frame: pl.DataFrame, times: np.ndarray, due: np.ndarray | None, partitions: int
+    ) -> Iterator[_Portion]:
+        # A whole chunk is rendered at once and then cut: rendering each slice would cost milliseconds.
         sent = self.shift.apply(times, due, int(clock.time() * 1000))
         if sent is not times:
             frame = frame.with_columns(pl.Series("event_time", sent))
-        kinds = frame.filter(pl.col("event") == ACTION)["action"].value_counts()
-        return _Portion(
-            records=to_records(frame),
-            partitions=partitions_of(frame["user_id"], partitions),
-            by_action=dict(kinds.iter_rows()),
-            due_s=None if due is None else float(due[-1]),
-            event_ms=int(times[-1]),
-        )
+        records = to_records(frame)
+        places = partitions_of(frame["user_id"], partitions)
+        acting = np.flatnonzero(records.is_action)
+        names = frame.filter(pl.col("event") == ACTION)["action"].to_list()
+        for start, stop in [(0, frame.height)] if due is None else slices(due):
+            low, high = np.searchsorted(acting, [start, stop]).tolist()
+            yield _Portion(
+                records=records.cut(start, stop),
+                partitions=places[start:stop],
+                by_action=Counter(names[low:high]),
+                due_s=None if due is None else float(due[stop - 1]),
+                first_ms=int(times[start]),
+                event_ms=int(times[stop - 1]),
+            )
 
     async def _wait_until(self, when: float) -> None:
         left = when - clock.monotonic()
@@ -236,7 +254,7 @@ class Player:
         for name, count in portion.by_action.items():
             report.by_action[name] = report.by_action.get(name, 0) + count
         if report.first_ms is None:
-            report.first_ms = portion.event_ms
+            report.first_ms = portion.first_ms
         report.last_ms = portion.event_ms
         self._last_sent_ms = int(portion.records.times[-1])
 

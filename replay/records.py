@@ -39,6 +39,17 @@ class Records:
     def __len__(self) -> int:
         return len(self.values)
 
+    def cut(self, start: int, stop: int) -> Records:
+        """The records from ``start`` up to ``stop``."""
+        if (start, stop) == (0, len(self)):
+            return self
+        return Records(
+            self.is_action[start:stop],
+            self.keys[start:stop],
+            self.values[start:stop],
+            self.times[start:stop],
+        )
+
 
 def to_records(frame: pl.DataFrame) -> Records:
     """JSON records of a valid canonical frame; null, empty and default fields are left out.

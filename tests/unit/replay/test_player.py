@@ -16,7 +16,8 @@ from stream.scenario import Scenario
 
 
 def portions(player: Player) -> list[Any]:
-    return list(player._make(4))
+    chunks = player.log.chunks(player._rows)
+    return [portion for made in player._make(chunks, 4) for portion in made]
 
 
 def sent(made: list[Any]) -> list[tuple[str, str, int]]:
