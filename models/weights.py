@@ -81,7 +81,12 @@ class Weights(msgspec.Struct, kw_only=True):
     @property
     def key(self) -> bytes:
         """The compaction key."""
-        return f"ctr/{self.source}".encode()
+        return weights_key(self.source)
+
+
+def weights_key(source: str) -> bytes:
+    """The compaction key of a source's weights."""
+    return f"ctr/{source}".encode()
 
 
 _encoder = msgspec.json.Encoder()

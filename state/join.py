@@ -75,12 +75,16 @@ class Joined(msgspec.Struct):
 
 
 class Closed(msgspec.Struct):
-    """Samples whose label stands: the heads' inputs (n, p), their predictions (n, K), labels (n,)."""
+    """Samples whose label stands: the heads' inputs (n, p), their predictions (n, K), labels (n,).
+
+    ``segments`` are the impressions that they come from, in the same order.
+    """
 
     inputs: FloatArray32
     predictions: FloatArray32
     labels: npt.NDArray[np.float64]
     masks: npt.NDArray[np.uint8]
+    segments: list[Segment]
 
 
 class JoinCounts(msgspec.Struct):
@@ -235,7 +239,8 @@ class Join:
         labels = (masks & CLICK).astype(np.float64)
         self.counts.samples += len(labels)
         self.counts.positives += int(labels.sum())
-        return Closed(np.concatenate(inputs), np.concatenate(predictions), labels, masks)
+        segments = [live.segment for live in due]
+        return Closed(np.concatenate(inputs), np.concatenate(predictions), labels, masks, segments)
 
     def write(self, batch: Batch) -> None:
         """Add everything that changed since the last ``write`` to ``batch``."""

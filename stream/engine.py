@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -119,6 +119,8 @@ class Engine:
         self._last_learned_tick = NEVER
         self._known: dict[Source, Position] = {}
         self.recent: list[TickStats] = []
+        #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
+        self.observer: Callable[[int, Closed], None] | None = None
         closing_ms = round((times.label_window_s + times.lateness_s + times.tick_s) * 1000)
         self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
             Decoder(Impression, self._max_future_ms, closing_ms),
@@ -129,9 +131,13 @@ class Engine:
     # -- sources
 
     def assign(self, source: Source, committed: int | None) -> int | None:
-        """Begin to read a source. Returns the offset to read from: the state's own, else ``committed``."""
+        """Begin to read a source. Returns the offset to read from: the state's own, else ``committed``.
+
+        A checkpoint comes before its commit, so a ``committed`` beyond the state's own is that of another
+        worker, which had the source meanwhile.
+        """
         position = self._known.get(source)
-        if position is None:
+        if position is None or (committed or 0) > position.resume_at:
             position = Position(end=committed or 0, open_ranges=[], newest=NEVER, promised=NEVER)
             resume = committed
         else:
@@ -148,10 +154,6 @@ class Engine:
         if position is not None:
             self._known[source] = position
         self.timeline.revoke(source)
-
-    def forget(self, source: Source) -> None:
-        """Another worker has the source now: what this state knows of its offsets no longer holds."""
-        self._known.pop(source, None)
 
     # -- input
 
@@ -247,6 +249,8 @@ class Engine:
     def _learn(self, tick: int, closed: Closed) -> None:
         elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
         self._last_learned_tick = tick
+        if self.observer is not None:
+            self.observer(tick, closed)
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
         self._note(tick * self.tick_ms, closed)
 

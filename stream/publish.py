@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from aiokafka import AIOKafkaProducer
 
-from models.weights import Weights, encode_weights
+from models.weights import Weights, encode_weights, weights_key
 from stream.decode import Refused
 from stream.events import DeadLetter
 from stream.scenario import Topics
@@ -95,6 +95,14 @@ class Publisher:
                 pending.append(await producer.send_batch(builder, topic, partition=partition))
         await asyncio.gather(*pending)
         return count
+
+    async def retire(self) -> None:
+        """Write a tombstone for this source's weights: a state that begins anew counts versions from 1.
+
+        Without it a scorer would hold the old state's newer version and refuse the new ones as stale.
+        """
+        key = weights_key(self._source)
+        await self._live().send_and_wait(self._topics.weights, key=key, value=None)
 
     async def weights(self, weights: Weights) -> int:
         """Write one version; returns its size in bytes. Raises ``WeightsError`` where it is not finite."""

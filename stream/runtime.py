@@ -21,6 +21,7 @@ from faust.types import TP
 from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
+from models.online.river_learner import RIVER_MODELS
 from models.weights import WeightsError
 from state.store import Store
 from stream.decode import Refused
@@ -28,7 +29,7 @@ from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
-from stream.scenario import Scenario, home
+from stream.scenario import Scenario, ScenarioError, home
 from stream.timeline import Source
 from stream.transport import PartitionBatch
 
@@ -66,6 +67,8 @@ class Runtime:
         """Open the state, restore the last checkpoint, connect the producer."""
         engine = await self._call(self._open)
         await self._publisher.start()
+        if engine.version == 0:
+            await self._publisher.retire()
         logger.info(
             "Engine ready: state %s, trunk %s, version %d, %d impressions so far",
             self.state_folder,
@@ -77,6 +80,11 @@ class Runtime:
     def _open(self) -> Engine:
         # BLAS results depend on the number of threads; a state must not depend on the machine's cores.
         threadpool_limits(1, "blas")
+        unknown = [name for name in self.scenario.learners.river if name not in RIVER_MODELS]
+        if unknown:
+            raise ScenarioError(
+                f"learners.river has {', '.join(map(repr, unknown))}; allowed are {', '.join(sorted(RIVER_MODELS))}"
+            )
         trunk = resolve_trunk(self.scenario.trunk, home())
         self._engine = Engine(self.scenario, Store(self.state_folder), trunk, self.worker_id)
         return self._engine
@@ -130,6 +138,9 @@ class Runtime:
         if consumer is not None:
             ends = {source: consumer.at_end(self._tp(source)) for source in self.engine.timeline.sources()}
             await self._call(self._advance, ends)
+            for source in ends:
+                tp = self._tp(source)
+                self.metrics.lag.labels(tp.topic, str(tp.partition)).set(consumer.lag(tp))
         if not await self._send_dead_letters():
             return
         created_at = round(time.time() * 1000)

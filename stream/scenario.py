@@ -6,6 +6,7 @@ Everything has a default. A refused file says which field is wrong and what is a
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated
@@ -75,9 +76,9 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     is skipped is counted).
     """
 
-    prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 20.0
-    feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 20.0
-    half_life_s: Seconds = 7200.0
+    prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 5.0
+    feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 2.0
+    half_life_s: Seconds = 3600.0
     river: list[str] = msgspec.field(default_factory=lambda: ["logistic"])
     river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 500
 
@@ -137,4 +138,17 @@ def load_scenario(path: str | os.PathLike[str] | None = None) -> Scenario:
     try:
         return msgspec.convert(data, Scenario)
     except msgspec.ValidationError as error:
-        raise ScenarioError(f"scenario {source}: {error}") from error
+        raise ScenarioError(f"scenario {source}: {error}{_allowed(str(error))}") from error
+
+
+def _allowed(message: str) -> str:
+    """The fields of the table that has an unknown one.
+
+    >>> _allowed("Object contains unknown field `lateness` - at `$.times`")
+    '; allowed are tick_s, label_window_s, join_limit_s, lateness_s, idle_s, max_future_s'
+    """
+    found = re.search(r"unknown field `[^`]*`(?: - at `\$\.(\w+)`)?$", message)
+    if not found:
+        return ""
+    table = {"topics": Topics, "times": Times, "features": Features, "learners": Learners}
+    return f"; allowed are {', '.join(table.get(found[1] or '', Scenario).__struct_fields__)}"

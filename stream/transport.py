@@ -183,20 +183,31 @@ class Consumer(driver.Consumer):
             waiting.set_result(None)
         return True
 
-    def at_end(self, tp: TP) -> bool:
-        """Whether the partition was read to its end and agents are done with all of it.
+    def lag(self, tp: TP) -> int:
+        """Records between the fetcher's position and the partition's end; 0 where not known yet.
 
-        By the fetcher's position, not by the last record: control records of transactions have no value.
+        By position, not by the last record: control records of transactions have no value.
         """
-        consumer = self._thread._ensure_consumer()
-        assignment = consumer._subscription.subscription and consumer._subscription.subscription.assignment
-        if assignment is None or tp not in assignment.tps:
+        state = self._fetch_state(tp)
+        return 0 if state is None else max(int(state.highwater - state.position), 0)
+
+    def at_end(self, tp: TP) -> bool:
+        """Whether the partition was read to its end and agents are done with all of it."""
+        state = self._fetch_state(tp)
+        if state is None or state.position < state.highwater:
             return False
+        return all(acknowledged for _, acknowledged in self._delivered.get(tp, ()))
+
+    def _fetch_state(self, tp: TP) -> Any | None:
+        """aiokafka's state of an assigned partition whose position and end are known."""
+        subscription = self._thread._ensure_consumer()._subscription.subscription
+        assignment = subscription and subscription.assignment
+        if not assignment or tp not in assignment.tps:
+            return None
         state = assignment.state_value(tp)
         if state is None or state.highwater is None or not state.has_valid_position:
-            return False
-        busy = any(not acknowledged for _, acknowledged in self._delivered.get(tp, ()))
-        return bool(state.position >= state.highwater) and not busy
+            return None
+        return state
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         for tp in {*self._delivered, *(self._owner.committable() if self._owner else ())}:

@@ -10,7 +10,7 @@ head returns to the frozen one instead of to ignorance.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg import lapack  # type: ignore[import-untyped]
+from scipy.linalg import lapack
 
 from models.online.base import Features, clipped_sigmoid, sigmoid
 from models.online.codec import FloatArray, LearnerStateError, decode_state, encode_state
