@@ -1,0 +1,143 @@
+"""Rehearsal: a recorded log through the worker's own engine, without a broker.
+
+Events take the partitions and offsets that a broker would give them, and ticks run in event time, so the
+weights digest at the end equals a worker's that read the same log from Kafka.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from models.deep.trunk import Trunk
+from models.weights import LearnerMetrics
+from replay.produce import partitions_of
+from replay.records import to_records
+from state.join import Closed
+from state.store import Store
+from stream.decode import Record
+from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.scenario import Scenario
+from stream.timeline import Source
+
+#: Wall-clock seconds between two checkpoints, as in the worker.
+CHECKPOINT_S = 1.0
+
+
+class RehearsalReport(msgspec.Struct, kw_only=True):
+    """What a rehearsal did and learned. Metrics are progressive over all samples."""
+
+    events: int
+    impressions: int
+    actions: dict[str, int]
+    samples: int
+    positives: int
+    refused: int
+    orphans_waiting: int
+    orphans_expired: int
+    ticks: int
+    seconds: float
+    metrics: dict[str, LearnerMetrics]
+    weights_digest: str
+    trunk_hash: str
+
+
+class Rehearsal:
+    """Feeds canonical frames to an engine. ``observer`` sees every tick's closed samples before learning."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        trunk: Trunk,
+        folder: str | Path,
+        observer: Callable[[int, Closed], None] | None = None,
+    ) -> None:
+        # As in the worker: results must not depend on the number of cores.
+        threadpool_limits(1, "blas")
+        self.engine = Engine(scenario, Store(folder), trunk)
+        self.engine.observer = observer
+        self._partitions = scenario.topics.partitions
+        self._offsets: dict[Source, int] = {}
+        for kind in (IMPRESSIONS, ACTIONS_KIND):
+            for partition in range(self._partitions):
+                source = Source(kind, partition)
+                self.engine.assign(source, None)
+                self._offsets[source] = 0
+        self._checkpointed = time.monotonic()
+        self._last_ms = 0
+
+    def feed(self, frame: pl.DataFrame) -> None:
+        """Take a frame, which follows the one before in event time, and run the ticks that it completes."""
+        if not frame.height:
+            return
+        records = to_records(frame)
+        partitions = partitions_of(frame["user_id"], self._partitions)
+        now_ms = round(time.time() * 1000)
+        lanes = partitions * 2 + records.is_action
+        for lane in np.unique(lanes).tolist():
+            rows = np.flatnonzero(lanes == lane).tolist()
+            source = Source(lane % 2, lane // 2)
+            first = self._offsets[source]
+            self._offsets[source] = first + len(rows)
+            batch = [Record(first + i, records.keys[row], records.values[row]) for i, row in enumerate(rows)]
+            self.engine.ingest(source, batch, now_ms)
+        self._last_ms = int(records.times[-1])
+        self._advance(self._last_ms)
+
+    def finish(self) -> None:
+        """The log is over: close every label that is still open, as the replay's watermarks do."""
+        rules = self.engine.scenario.times
+        behind_s = rules.label_window_s + rules.lateness_s + rules.tick_s
+        self._advance(self._last_ms + int(np.ceil(behind_s * 1000.0)))
+        self.engine.checkpoint()
+
+    def _advance(self, complete_ms: int) -> None:
+        engine = self.engine
+        now = time.monotonic()
+        for source in self._offsets:
+            engine.timeline.promise(source, complete_ms, now)
+        engine.advance()
+        engine.take_stats()
+        if now - self._checkpointed > CHECKPOINT_S:
+            engine.checkpoint()
+            self._checkpointed = now
+
+
+def rehearse(
+    frames: Iterable[pl.DataFrame],
+    scenario: Scenario,
+    trunk: Trunk,
+    observer: Callable[[int, Closed], None] | None = None,
+) -> RehearsalReport:
+    """Run frames in event-time order through a fresh engine; its state is thrown away at the end."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="surgeline-rehearsal-") as folder:
+        rehearsal = Rehearsal(scenario, trunk, folder, observer)
+        for frame in frames:
+            rehearsal.feed(frame)
+        rehearsal.finish()
+        engine = rehearsal.engine
+        engine.store.close()
+    totals, join = engine.totals, engine.join.counts
+    return RehearsalReport(
+        events=totals.impressions_read + totals.actions_read,
+        impressions=join.impressions,
+        actions=dict(totals.actions_by_kind),
+        samples=join.samples,
+        positives=join.positives,
+        refused=totals.refused,
+        orphans_waiting=join.orphans_waiting,
+        orphans_expired=join.orphans_expired,
+        ticks=totals.ticks,
+        seconds=time.monotonic() - began,
+        metrics=engine.panel.metrics(),
+        weights_digest=engine.weights_digest(),
+        trunk_hash=trunk.hash,
+    )
