@@ -284,14 +284,17 @@ class Logged(NamedTuple):
 
 def logs() -> st.SearchStrategy[dict[Source, list[Logged]]]:
     """Logs whose disorder stays below the lateness."""
-    record = st.tuples(st.integers(0, 400), st.integers(0, LATENESS - 1), st.booleans())
+    record = st.tuples(st.integers(0, 1200), st.integers(0, LATENESS - 1), st.booleans())
 
     def build(gaps: list[tuple[int, int, bool]]) -> list[Logged]:
         times = np.cumsum([gap for gap, _, _ in gaps]).tolist()
         return [Logged(10_000 + t - back, bad) for t, (_, back, bad) in zip(times, gaps, strict=True)]
 
-    log = st.lists(record, min_size=1, max_size=25).map(build)
+    log = st.lists(record, min_size=5, max_size=25).map(build)
     return st.fixed_dictionaries({A: log, B: log, ACTIONS: log})
+
+
+READ = st.tuples(SOURCES, st.integers(1, 8))
 
 
 class Worker:
@@ -361,8 +364,11 @@ class Worker:
 @given(
     log=logs(),
     steps=st.lists(
-        st.one_of(st.tuples(SOURCES, st.integers(1, 8)), st.sampled_from(["advance", "checkpoint", "crash"])),
-        max_size=40,
+        st.one_of(
+            READ, READ, READ, st.sampled_from(["advance", "checkpoint", "checkpoint then crash", "crash"])
+        ),
+        min_size=15,
+        max_size=50,
     ),
 )
 def test_every_offset_is_handed_out_exactly_once_across_kills_at_any_point(
@@ -371,7 +377,8 @@ def test_every_offset_is_handed_out_exactly_once_across_kills_at_any_point(
     worker = Worker(log)
     for step in steps:
         if isinstance(step, str):
-            getattr(worker, step)()
+            for word in step.split(" then "):
+                getattr(worker, word)()
         else:
             worker.read(*step)
     for source in log:
