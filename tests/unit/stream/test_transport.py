@@ -1,0 +1,293 @@
+"""Fails when an offset is committed before everything below it is acknowledged, when a state that owns its
+offsets has others committed for it, or when topics that did not ask for batches get them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faust
+import pytest
+from faust.types import TP
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stream.transport import Consumer, PartitionBatch, batch_topic
+
+BATCHED, PLAIN = TP("batched", 0), TP("plain", 0)
+OTHER = TP("batched", 1)
+
+
+class Fetched(NamedTuple):
+    offset: int
+    key: bytes | None = None
+    value: bytes | None = b""
+    timestamp: int | None = 1500
+    timestamp_type: int = 0
+    headers: tuple[Any, ...] = ()
+    checksum: int | None = None
+    serialized_key_size: int = 0
+    serialized_value_size: int = 0
+    topic: str = "plain"
+    partition: int = 0
+
+
+class Owner:
+    """A state that owns offsets."""
+
+    def __init__(self) -> None:
+        self.durable: dict[TP, int] = {}
+        self.asked: list[tuple[Mapping[TP, int | None], int]] = []
+
+    async def resume(self, committed: Mapping[TP, int | None], epoch: int) -> Mapping[TP, int]:
+        self.asked.append((dict(committed), epoch))
+        return {BATCHED: 40, OTHER: 7}
+
+    def committable(self) -> Mapping[TP, int]:
+        return self.durable
+
+    def held_back(self) -> set[TP]:
+        return {OTHER}
+
+
+@pytest.fixture
+async def consumer(tmp_path: Path) -> Consumer:
+    """The transport's consumer with one batched and one plain topic, and no broker."""
+    app = faust.App("unit", broker="batch://127.0.0.1:1", store="memory://", datadir=str(tmp_path / "faust"))
+    app.topics.add(batch_topic(app, "batched"))
+    app.topics.add(app.topic("plain", acks=True))
+    one: Consumer = app.consumer
+    assert isinstance(one, Consumer)
+    return one
+
+
+def records(first: int, last: int) -> list[Fetched]:
+    return [Fetched(offset) for offset in range(first, last + 1)]
+
+
+async def fetch(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, fetched: dict[TP, list[Fetched]]
+) -> dict[TP, list[Any]]:
+    """What ``getmany`` makes of one answer of the broker."""
+
+    async def answer(_: float) -> Any:
+        return fetched, set(fetched)
+
+    monkeypatch.setattr(consumer, "_wait_next_records", answer)
+    monkeypatch.setattr(consumer, "highwater", lambda tp: 1000)
+    consumer.flow_active = True
+    got: dict[TP, list[Any]] = {}
+    async for tp, message in consumer.getmany(0.1):
+        got.setdefault(tp, []).append(message)
+    return got
+
+
+async def deliver(consumer: Consumer, monkeypatch: pytest.MonkeyPatch, *ends: int) -> list[Any]:
+    """Batches of the batched topic that end at these offsets, one fetch each."""
+    messages, first = [], 0
+    for last in ends:
+        got = await fetch(consumer, monkeypatch, {BATCHED: records(first, last)})
+        messages += got[BATCHED]
+        first = last + 1
+    return messages
+
+
+# -- which topics
+
+
+async def test_only_topics_that_ask_for_batches_get_them(consumer: Consumer) -> None:
+    assert consumer.is_batched("batched")
+    assert not consumer.is_batched("plain")
+    assert not consumer.is_batched("never heard of")
+
+
+async def test_a_batched_partition_gives_one_message_and_a_plain_one_gives_one_a_record(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = await fetch(
+        consumer, monkeypatch, {BATCHED: records(5, 9), PLAIN: records(0, 2), OTHER: records(0, 0)}
+    )
+    assert {tp: len(messages) for tp, messages in got.items()} == {BATCHED: 1, OTHER: 1, PLAIN: 3}
+    (message,) = got[BATCHED]
+    assert message.value == PartitionBatch("batched", 0, records(5, 9), consumer.epoch)
+    assert (message.offset, message.timestamp, message.key) == (9, 1.5, None)
+    assert [message.offset for message in got[PLAIN]] == [0, 1, 2]
+
+
+async def test_partitions_that_are_not_active_are_left_out(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(_: float) -> Any:
+        return {BATCHED: records(0, 1), OTHER: records(0, 1)}, {OTHER}
+
+    monkeypatch.setattr(consumer, "highwater", lambda tp: 2)
+    monkeypatch.setattr(consumer, "_wait_next_records", answer)
+    consumer.flow_active = True
+    assert [tp async for tp, _ in consumer.getmany(0.1)] == [OTHER]
+
+
+async def test_what_was_fetched_across_a_seek_is_read_again(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeks = []
+
+    async def answer(_: float) -> Any:
+        consumer.epoch += 1
+        return {BATCHED: records(0, 1)}, {BATCHED}
+
+    async def seek() -> None:
+        seeks.append(consumer.epoch)
+
+    monkeypatch.setattr(consumer, "_wait_next_records", answer)
+    monkeypatch.setattr(consumer, "perform_seek", seek)
+    consumer.flow_active = True
+    assert [tp async for tp, _ in consumer.getmany(0.1)] == []
+    assert seeks == [1]
+
+
+# -- commits by acknowledgement
+
+
+async def test_nothing_is_committed_before_the_first_batch_is_acknowledged(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = await deliver(consumer, monkeypatch, 9, 19, 29)
+    consumer.ack(third)
+    consumer.ack(second)
+    assert consumer._new_offset(BATCHED) is None
+    consumer.ack(first)
+    assert consumer._new_offset(BATCHED) == 30
+
+
+async def test_a_commit_stops_before_the_first_batch_that_is_not_acknowledged(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = await deliver(consumer, monkeypatch, 9, 19, 29)
+    consumer.ack(first)
+    consumer.ack(third)
+    assert consumer._new_offset(BATCHED) == 10
+    # Committed once: nothing new until the second comes.
+    assert consumer._new_offset(BATCHED) is None
+    consumer.ack(second)
+    assert consumer._new_offset(BATCHED) == 30
+
+
+async def test_a_second_acknowledgement_of_a_batch_is_none(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (first,) = await deliver(consumer, monkeypatch, 9)
+    assert consumer.ack(first) is True
+    assert consumer.ack(first) is False
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=6), data=st.data())
+async def test_in_any_order_of_acknowledgement_only_what_is_complete_is_committed(
+    consumer: Consumer, sizes: list[int], data: st.DataObject
+) -> None:
+    consumer._delivered.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        ends = [sum(sizes[: i + 1]) - 1 for i in range(len(sizes))]
+        messages = await deliver(consumer, patch, *ends)
+    acknowledged: set[int] = set()
+    for i in data.draw(st.permutations(range(len(sizes)))):
+        consumer.ack(messages[i])
+        acknowledged.add(i)
+        complete = next((k for k in range(len(sizes)) if k not in acknowledged), len(sizes))
+        offset = consumer._new_offset(BATCHED)
+        if offset is not None:
+            assert offset == sum(sizes[:complete])
+    assert not consumer._delivered[BATCHED]
+
+
+async def test_gaps_between_batches_hold_nothing_back(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Offsets that compaction or transactions left out never come."""
+    messages = []
+    for first, last in ((0, 3), (10, 12)):
+        got = await fetch(consumer, monkeypatch, {BATCHED: records(first, last)})
+        messages += got[BATCHED]
+        await consumer._add_gap(BATCHED, last + 1, last + 5)
+    for message in messages:
+        consumer.ack(message)
+    assert consumer._new_offset(BATCHED) == 13
+
+
+async def test_partitions_with_something_to_commit(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deliver(consumer, monkeypatch, 9)
+    assert list(consumer._filter_tps_with_pending_acks()) == [BATCHED]
+    assert list(consumer._filter_tps_with_pending_acks({"plain"})) == []
+    assert list(consumer._filter_tps_with_pending_acks({BATCHED})) == [BATCHED]
+
+
+async def test_a_revoked_partition_is_forgotten(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = await deliver(consumer, monkeypatch, 9)
+    await consumer.on_partitions_revoked({BATCHED})
+    consumer.ack(first)
+    assert consumer._new_offset(BATCHED) is None
+
+
+# -- a state that owns the offsets
+
+
+async def test_an_owner_commits_what_is_durable_and_not_what_is_acknowledged(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer.app.offsets = owner = Owner()
+    first, second = await deliver(consumer, monkeypatch, 9, 19)
+    consumer.ack(first)
+    consumer.ack(second)
+    assert consumer._new_offset(BATCHED) is None
+    owner.durable = {BATCHED: 12}
+    assert consumer._new_offset(BATCHED) == 12
+    assert BATCHED in set(consumer._filter_tps_with_pending_acks())
+
+
+async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sought: list[dict[TP, int]] = []
+
+    async def to_committed() -> dict[TP, int]:
+        return {BATCHED: 30, OTHER: 7, PLAIN: 3}
+
+    async def seek_wait(offsets: dict[TP, int]) -> None:
+        sought.append(offsets)
+
+    consumer.app.offsets = owner = Owner()
+    await deliver(consumer, monkeypatch, 9)
+    monkeypatch.setattr(consumer, "seek_to_committed", to_committed)
+    monkeypatch.setattr(consumer, "assignment", lambda: {BATCHED, OTHER, PLAIN})
+    monkeypatch.setattr(consumer, "seek_wait", seek_wait)
+    before = consumer.epoch
+    await consumer.perform_seek()
+    assert consumer.epoch == before + 1
+    # Plain topics are Faust's own; where owner and group agree, no second seek is needed.
+    assert owner.asked == [({BATCHED: 30, OTHER: 7}, consumer.epoch)]
+    assert sought == [{BATCHED: 40}]
+    assert not consumer._delivered
+    (message,) = (await fetch(consumer, monkeypatch, {BATCHED: records(40, 41)}))[BATCHED]
+    assert message.value.epoch == consumer.epoch
+
+
+async def test_partitions_that_the_owner_holds_back_are_not_fetched(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[set[TP]] = []
+
+    async def getmany(active_partitions: set[TP], **_: Any) -> dict[TP, list[Fetched]]:
+        asked.append(active_partitions)
+        return {}
+
+    monkeypatch.setattr(consumer, "_get_active_partitions", lambda: {BATCHED, OTHER})
+    monkeypatch.setattr(consumer, "_getmany", getmany)
+    consumer.flow_active = True
+    await consumer._wait_next_records(0.1)
+    consumer.app.offsets = Owner()
+    await consumer._wait_next_records(0.1)
+    assert asked == [{BATCHED, OTHER}, {BATCHED}]
