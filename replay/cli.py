@@ -48,6 +48,8 @@ _limit = click.option("--limit", type=click.IntRange(min=1), help="Only the firs
 @click.option("--bootstrap", help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]")
 @_mapping
 @click.option("--watermark/--no-watermark", default=True, help="End every partition with a watermark.")
+@click.option("--fault", "faults", multiple=True, metavar="NAME=...", help="Add a fault; may be repeated.")
+@click.option("--fault-seed", type=click.IntRange(min=0), default=0, show_default=True)
 def replay(
     log: str,
     speed: str,
@@ -58,22 +60,37 @@ def replay(
     bootstrap: str | None,
     mapping: Path | None,
     watermark: bool,
+    faults: tuple[str, ...],
+    fault_seed: int,
 ) -> None:
-    """Send LOG (a known name, or a file) to Kafka at its own pace or faster."""
+    """Send LOG (a known name, or a file) to Kafka at its own pace or faster.
+
+    \b
+    Faults, each seeded and counted (durations: 500ms, 30s, 5m, 1h):
+      duplicates=SHARE[:WITHIN]            events that are delivered twice
+      late=SHARE[:MOST[:LEAST]]            events that are delivered late
+      clock_skew=SHARE:SKEW[:all|actions]  users whose clocks are wrong
+      label_outage=START:LENGTH[:lost]     actions that come after it, or never
+      hot_key=START:LENGTH:COPIES[:ITEM]   one user floods a partition
+      schema_change=KIND[:FIELD[:START]]   extra, rename or retype a field
+      malformed=SHARE                      bytes that are no events
+    """
     from replay.display import Display
+    from replay.faulty import FaultyLog, describe
     from replay.player import play
 
     opened = open_log(log, mapping)
+    faulty = FaultyLog(opened, faults, fault_seed, limit) if faults else None
     total = opened.info() if _is_small(opened) else None
     with Display(opened.name, total, limit) as display:
         report = play(
-            opened,
+            faulty or opened,
             load_scenario(scenario),
             bootstrap,
             speed,
             rate=rate,
             time="now" if time == "now" else "keep",
-            limit=limit,
+            limit=None if faulty else limit,
             watermark=watermark,
             on_progress=display.update,
         )
@@ -88,6 +105,8 @@ def replay(
             f"lateness of the player: p99 {report.lateness_p99_s * 1000:.0f} ms, "
             f"max {report.lateness_max_s * 1000:.0f} ms"
         )
+    for line in describe(faulty.counts) if faulty else ():
+        click.echo(f"{line}{' (with what was prepared and not sent)' if report.interrupted else ''}")
     _say_refused(opened)
     if report.interrupted:
         sys.exit(INTERRUPTED)

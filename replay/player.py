@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -30,8 +31,19 @@ from stream.events import Watermark
 from stream.scenario import Scenario
 
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+#: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
+DELIVERED = "delivered_ms"
 #: How long after the log is open the first event of a paced replay is due.
 HEAD_START_S = 0.5
+
+
+@runtime_checkable
+class DamagedLog(RecordedLog, Protocol):
+    """A log that changes its records once more after they were rendered (`replay.faulty`)."""
+
+    def damage(self, records: Records, times: np.ndarray) -> Records:
+        """The records of the next chunk, whose event times in the log are ``times`` (int64 (n,), ms)."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +162,7 @@ class Player:
                 LagProbe(self.bootstrap, self.scenario.name, sender.ends) as lag,
             ):
                 await self._play(sender, lag, on_progress)
-                if watermark and not self._stop.is_set() and self.report.events:
+                if watermark and not self._stop.is_set() and self._last_sent_ms:
                     await self._send_watermark(sender)
                 await sender.flush()
                 self.report.sent_bytes = sender.sent_bytes
@@ -210,7 +222,7 @@ class Player:
             frame = chunk if self._limit is None else chunk.head(self._limit - index)
             if not frame.height:
                 return
-            times = frame["event_time"].to_numpy()
+            times = frame[DELIVERED if DELIVERED in frame.columns else "event_time"].to_numpy()
             first = int(times[0]) if first is None else first
             due = None if self.pace.immediate else self.pace.due_s(times, first, index)
             index += frame.height
@@ -220,10 +232,13 @@ class Player:
         self, frame: pl.DataFrame, times: np.ndarray, due: np.ndarray | None, partitions: int
     ) -> Iterator[_Portion]:
         # A whole chunk is rendered at once and then cut: rendering each slice would cost milliseconds.
-        sent = self.shift.apply(times, due, int(clock.time() * 1000))
-        if sent is not times:
+        own = frame["event_time"].to_numpy()
+        sent = self._sent_times(own, times, due)
+        if sent is not own:
             frame = frame.with_columns(pl.Series("event_time", sent))
         records = to_records(frame)
+        if isinstance(self.log, DamagedLog):
+            records = self.log.damage(records, own)
         places = partitions_of(frame["user_id"], partitions)
         acting = np.flatnonzero(records.is_action)
         names = frame.filter(pl.col("event") == ACTION)["action"].to_list()
@@ -237,6 +252,15 @@ class Player:
                 first_ms=int(times[start]),
                 event_ms=int(times[stop - 1]),
             )
+
+    def _sent_times(self, own: np.ndarray, delivered: np.ndarray, due: np.ndarray | None) -> np.ndarray:
+        """Event times as they are sent: the log's ``own``, or shifted so that what is on time is of now."""
+        if self.shift.mode == "keep":
+            return own
+        sent = self.shift.apply(delivered, due, int(clock.time() * 1000))
+        # What is late, or has a wrong clock, stays as far off, pressed together as the log is.
+        off = (own - delivered) / (self.pace.speed or 1.0)
+        return np.asarray(sent + off.astype(np.int64))
 
     async def _wait_until(self, when: float) -> None:
         left = when - clock.monotonic()
@@ -256,7 +280,10 @@ class Player:
         if report.first_ms is None:
             report.first_ms = portion.first_ms
         report.last_ms = portion.event_ms
-        self._last_sent_ms = int(portion.records.times[-1])
+        # A time that the engine refuses as future must not carry the last watermark with it.
+        latest = clock.time() * 1000 + self.scenario.times.max_future_s * 1000
+        taken = portion.records.times[portion.records.times <= latest]
+        self._last_sent_ms = max(self._last_sent_ms, int(taken.max(initial=0)))
 
     async def _send_watermark(self, sender: Sender) -> None:
         rules = self.scenario.times

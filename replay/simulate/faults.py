@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import polars as pl
@@ -29,6 +29,9 @@ Frames = Iterable[pl.DataFrame]
 Timed = tuple[pl.DataFrame, np.ndarray, int]
 
 FLOOD_USER = "u-flood"
+#: Whose clock is wrong: that of all of a user's events, or (a phone's, not the server's) of the actions only.
+Whose = Literal["all", "actions"]
+WHOSE: tuple[str, ...] = get_args(Whose)
 
 
 class FaultError(ReplayError, ValueError):
@@ -110,12 +113,16 @@ def late(
     return Faulty(make, ("late", "out_of_order"))
 
 
-def clock_skew(frames: Frames, *, share: float, seed: int, skew_ms: int) -> Faulty[pl.DataFrame]:
+def clock_skew(
+    frames: Frames, *, share: float, seed: int, skew_ms: int, whose: Whose = "all"
+) -> Faulty[pl.DataFrame]:
     """The clocks of a ``share`` of the users are wrong by ``skew_ms`` (either sign); delivery is not.
 
-    Counts: ``skewed`` rows.
+    ``actions``: only where these are stamped; impressions keep the server's time. Counts: ``skewed`` rows.
     """
     _check_share(share)
+    if whose not in WHOSE:
+        raise FaultError(f"whose must be one of {', '.join(WHOSE)}, not {whose!r}")
 
     def make(counts: Counts) -> Iterator[pl.DataFrame]:
         for frame in frames:
@@ -124,6 +131,8 @@ def clock_skew(frames: Frames, *, share: float, seed: int, skew_ms: int) -> Faul
                 pl.Series([_chance(seed, user) < share for user in users.to_list()], dtype=pl.Boolean)
             )
             hit = frame["user_id"].is_in(wrong.implode())
+            if whose == "actions":
+                hit = hit & (frame["event"] == ACTION)
             counts["skewed"] += int(hit.sum())
             yield frame.with_columns(pl.col("event_time") + pl.lit(hit).cast(pl.Int64) * skew_ms)
 
