@@ -7,20 +7,57 @@ stable name for each worker of a group; it is the static group member and names 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
-from typing import Any
+from typing import Any, NoReturn
 
+import click
 import faust
+from aiokafka.errors import KafkaError
+from faust.assignor.partition_assignor import PartitionAssignor
 from faust.sensors.prometheus import setup_prometheus_sensors
 
+from models.deep.manifest import TrunkError
+from models.online.codec import LearnerStateError
+from state.errors import StateError
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
-from stream.scenario import Scenario, home, load_scenario
-from stream.topics import bootstrap_servers, ensure_topics
+from stream.scenario import Scenario, ScenarioError, home, load_scenario
+from stream.topics import TopicsError, bootstrap_servers, ensure_topics
 from stream.transport import batch_topic
 
 TICK_S = 1.0
+#: What a person can put right; each says how. Anything else is a bug and keeps its traceback.
+UNUSABLE = (ScenarioError, TopicsError, StateError, TrunkError, LearnerStateError, KafkaError, OSError)
+
+
+class SurgelineWorker(faust.Worker):
+    """Faust's worker; what ends a start is one line on stderr and status 1, without a traceback."""
+
+    def execute_from_commandline(self) -> NoReturn:  # type: ignore[misc]
+        """Run until stopped; ``SystemExit`` holds what ended it."""
+        try:
+            super().execute_from_commandline()
+        finally:
+            # asyncio would print the traceback of an exit that nobody looks at.
+            if self._starting_fut is not None and self._starting_fut.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    self._starting_fut.exception()
+
+
+class StaticAssignor(PartitionAssignor):
+    """Faust's assignor, with members known by their static id instead of host and web port.
+
+    Kafka gives a static member that comes back the assignment that it had. Faust asserts that its URL is
+    still the one in there; in a new container, or at another ``--web-port``, it is not, and the worker would
+    wait for partitions for ever. The URL serves Faust's routing of table queries, which nothing here uses.
+    """
+
+    @property
+    def _url(self) -> Any:
+        return f"worker://{self.app.conf.consumer_group_instance_id}"
 
 
 class SurgelineApp(faust.App):
@@ -30,8 +67,11 @@ class SurgelineApp(faust.App):
 
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
-        await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario)
-        await self.offsets.start()
+        try:
+            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario)
+            await self.offsets.start()
+        except UNUSABLE as error:
+            raise SystemExit(f"Error: {error}") from error
         await super().on_first_start()
 
     async def on_stop(self) -> None:
@@ -46,8 +86,12 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     bootstrap = bootstrap_servers()
     datadir = home() / "faust" / worker_id
     datadir.mkdir(parents=True, exist_ok=True)
+    # Its retries while no broker answers would bury the one line that says so.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
     app = SurgelineApp(
         scenario.name,
+        Worker=SurgelineWorker,
+        PartitionAssignor=StaticAssignor,
         broker=[f"batch://{server.strip()}" for server in bootstrap.split(",")],
         store="memory://",
         origin="stream",
@@ -85,6 +129,14 @@ def add_agents(app: SurgelineApp) -> None:
     for name in (app.scenario.topics.impressions, app.scenario.topics.actions):
         app.agent(batch_topic(app, name), name=f"take-{name}")(take)
 
+    @app.task
+    async def drive() -> None:
+        try:
+            await runtime.drive()
+        except Exception as error:
+            await app.crash(error)
+            raise
+
     @app.timer(TICK_S)
     async def tick() -> None:
         if not app.rebalancing:
@@ -99,4 +151,12 @@ def add_agents(app: SurgelineApp) -> None:
         await runtime.revoked(app.consumer)
 
 
-app = create_app(load_scenario())
+def _from_environment() -> SurgelineApp:
+    """The app of this process. Raises click's own error, which ``faust`` prints as one line."""
+    try:
+        return create_app(load_scenario())
+    except UNUSABLE as error:
+        raise click.ClickException(str(error)) from error
+
+
+app = _from_environment()

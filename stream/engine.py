@@ -121,6 +121,8 @@ class Engine:
         self.recent: list[TickStats] = []
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
+        #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
+        self.predict_observer: Callable[[int, npt.NDArray[np.float32]], None] | None = None
         closing_ms = round((times.label_window_s + times.lateness_s + times.tick_s) * 1000)
         self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
             Decoder(Impression, self._max_future_ms, closing_ms),
@@ -292,6 +294,8 @@ class Engine:
                 "context": [e.context for e in events],
             }
             inputs = self.panel.assemble(self.trunk.hidden(columns, len(ids)), snapshot)
+            if self.predict_observer is not None:
+                self.predict_observer(tick, inputs)
             self.join.attach_payload(inputs, self.panel.predict(inputs))
         self._stats(tick, len(ids), len(joined.bits))
 

@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 #: About how long one call keeps the engine's thread with ticks: a checkpoint waits no longer.
 ADVANCE_BUDGET_S = 0.25
+#: How long to wait for events when no tick is due.
+IDLE_WAIT_S = 0.05
 #: Events that a partition may buffer while it is ahead of the others.
 BUFFER_LIMIT = 100_000
 
@@ -55,6 +57,8 @@ class Runtime:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine: Engine | None = None
         self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
+        self._stopping = False
+        self._broken = False
         self._epoch = -1
         self._durable: dict[TP, int] = {}
         self._held_back: set[TP] = set()
@@ -83,19 +87,25 @@ class Runtime:
         unknown = [name for name in self.scenario.learners.river if name not in RIVER_MODELS]
         if unknown:
             raise ScenarioError(
-                f"learners.river has {', '.join(map(repr, unknown))}; allowed are {', '.join(sorted(RIVER_MODELS))}"
+                f"learners.river has {', '.join(map(repr, unknown))}; "
+                f"allowed are {', '.join(sorted(RIVER_MODELS))}"
             )
         trunk = resolve_trunk(self.scenario.trunk, home())
         self._engine = Engine(self.scenario, Store(self.state_folder), trunk, self.worker_id)
         return self._engine
 
     async def stop(self) -> None:
-        """Last tick, then close: nothing that was processed is lost or done again."""
+        """Last tick, then close: nothing that was processed is lost or done again.
+
+        An engine that failed half-way is not checkpointed: the state stays that of the last checkpoint.
+        """
+        self._stopping = True
         if self._engine is not None:
-            try:
-                await self.tick(None)
-            except Exception:
-                logger.exception("The last tick failed; the state is that of the last checkpoint")
+            if not self._broken:
+                try:
+                    await self.tick(None)
+                except Exception:
+                    logger.exception("The last tick failed; the state is that of the last checkpoint")
             await self._call(self._engine.store.close)
             self._engine = None
         await self._publisher.stop()
@@ -125,6 +135,19 @@ class Runtime:
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
         return [(batch.topic, batch.partition, one) for one in refused]
+
+    async def drive(self) -> None:
+        """Run the ticks that are left when events come faster than one fetch's turn works off."""
+        while not self._stopping:
+            ran = await self._call(self._step)
+            await asyncio.sleep(0 if ran else IDLE_WAIT_S)
+
+    def _step(self) -> int:
+        if self._engine is None:
+            return 0
+        ran = self._engine.advance(ADVANCE_BUDGET_S)
+        self._align()
+        return ran
 
     def _align(self) -> None:
         ahead = self.engine.timeline.ahead(BUFFER_LIMIT, time.monotonic())
@@ -243,4 +266,11 @@ class Runtime:
         return TP(topics.impressions if source.kind == IMPRESSIONS else topics.actions, source.partition)
 
     def _call(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
-        return asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, function, *args)
+
+    def _guarded(self, function: Callable[..., T], *args: Any) -> T:
+        try:
+            return function(*args)
+        except BaseException:
+            self._broken = True
+            raise

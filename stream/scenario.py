@@ -49,7 +49,7 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     label_window_s: Seconds = 5.0
     join_limit_s: Seconds = 300.0
     lateness_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
-    idle_s: Seconds = 2.0
+    idle_s: Seconds = 5.0
     max_future_s: Seconds = 300.0
 
 

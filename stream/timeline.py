@@ -55,10 +55,14 @@ class Taken(NamedTuple):
 
 
 class _Piece(NamedTuple):
+    """Events of one batch. ``events[start:]`` belong to ``times`` and ``offsets``: a long list is not copied
+    each time that its head is taken."""
+
     events: list[Any]
     times: IntArray
     offsets: IntArray
     ordered: bool
+    start: int = 0
 
 
 class _Lane:
@@ -83,6 +87,7 @@ class Timeline:
         self._idle_s = idle_s
         self._lanes: dict[Source, _Lane] = {}
         self._reached = NEVER
+        self._awake_since = float("-inf")
         self.late = 0
 
     @property
@@ -119,6 +124,9 @@ class Timeline:
     ) -> None:
         """Buffer events of a batch that ended before offset ``end`` (also where all were refused)."""
         lane = self._lanes[source]
+        # After a silence of all, the first source to speak must not leave the others behind.
+        if now - max(other.heard for other in self._lanes.values()) >= self._idle_s:
+            self._awake_since = now
         lane.heard = now
         lane.reopen = [(max(first, end), last) for first, last in lane.reopen if last >= end]
         lane.position.end = max(lane.position.end, end)
@@ -196,7 +204,7 @@ class Timeline:
                     times.append(before.times)
                 if after is not None:
                     remaining.append(after)
-                    lane.buffered += len(after.events)
+                    lane.buffered += len(after.times)
             lane.pieces = remaining
         if not times:
             return Taken([], np.empty(0, dtype=np.int64))
@@ -235,21 +243,17 @@ class Timeline:
         return NEVER if self._lanes[source].reopen else mark
 
     def _idle(self, lane: _Lane, now: float) -> bool:
-        return lane.at_end and now - lane.heard >= self._idle_s
+        return lane.at_end and now - max(lane.heard, self._awake_since) >= self._idle_s
 
 
 def _split(piece: _Piece, boundary: int) -> tuple[_Piece | None, _Piece | None]:
-    events, times, offsets, ordered = piece
+    events, times, offsets, ordered, start = piece
     if ordered:
         k = int(np.searchsorted(times, boundary, side="left"))
         if k == 0:
             return None, piece
-        if k == len(times):
-            return piece, None
-        return (
-            _Piece(events[:k], times[:k], offsets[:k], True),
-            _Piece(events[k:], times[k:], offsets[k:], True),
-        )
+        taken = _Piece(events[start : start + k], times[:k], offsets[:k], True)
+        return taken, _Piece(events, times[k:], offsets[k:], True, start + k) if k < len(times) else None
     below = times < boundary
     first, last = np.flatnonzero(below), np.flatnonzero(~below)
     return (

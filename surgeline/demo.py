@@ -180,8 +180,7 @@ def _same_context(frames: list[Any]) -> list[Any]:
     for frame in frames:
         own = {field.name for field in frame.schema["context"].fields}
         columns = [
-            pl.col("context").struct.field(name) if name in own else pl.lit("").alias(name)
-            for name in fields
+            pl.col("context").struct.field(name) if name in own else pl.lit("").alias(name) for name in fields
         ]
         same.append(frame.with_columns(pl.struct(columns).alias("context")))
     return same

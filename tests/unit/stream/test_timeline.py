@@ -85,7 +85,17 @@ def test_a_silent_source_holds_back_until_it_is_known_to_be_at_its_end() -> None
     put(one, B, [8000], now=9.0)
     assert one.watermark(10.0) == 1000
     one.set_at_end(A, True)
-    assert one.watermark(10.0) == 7000
+    assert one.watermark(11.0) == 7000
+
+
+def test_after_a_silence_of_all_the_first_to_speak_does_not_leave_the_others_behind() -> None:
+    one = timeline(A, B)
+    for source in (A, B):
+        put(one, source, [1000], now=0.0)
+        one.set_at_end(source, True)
+    put(one, B, [9000], first=1, now=100.0)
+    assert one.watermark(100.1) < 8000, "A was silent as long as B and may have as much to say"
+    assert one.watermark(102.0) == 8000
 
 
 def test_at_its_end_a_source_still_holds_back_until_it_has_been_silent_long_enough() -> None:
