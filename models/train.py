@@ -158,8 +158,11 @@ def _label(log: pl.DataFrame, path: str | PathLike[str], until: int | None, labe
             impressions = impressions.with_columns(pl.lit(default, dtype=kind).alias(name))
         column = impressions[name].cast(kind).fill_null(default)
         columns[name] = column.to_list() if isinstance(default, str) else column.to_numpy()
-    if "context" in impressions.columns and isinstance(impressions.schema["context"], pl.Struct):
-        columns["context"] = impressions["context"].to_list()
+    context = impressions.schema.get("context")
+    if isinstance(context, pl.Struct) and context.fields:
+        # A field that an event leaves out stands as null in the struct of all fields.
+        filled = [pl.col("context").struct.field(field.name).fill_null("") for field in context.fields]
+        columns["context"] = impressions.select(pl.struct(filled).alias("context"))["context"].to_list()
     return Samples(columns, clicked.to_numpy())
 
 

@@ -137,3 +137,10 @@ def test_the_command_fails_with_a_reason_and_no_traceback(
 ) -> None:
     assert main(["--log", str(tmp_path / "absent.parquet"), "--out", str(tmp_path)]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_a_context_field_that_an_impression_leaves_out_is_empty(tmp_path: Path) -> None:
+    """In a struct of all fields it stands as null, which no id can be."""
+    rows = [impression(k, T + k, context={"device": "phone", "city": "x" if k else None}) for k in range(4)]
+    samples = read_samples(write(tmp_path, [*rows, action(1, T + 9)]))
+    assert samples.columns["context"][0] == {"device": "phone", "city": ""}
