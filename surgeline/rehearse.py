@@ -6,6 +6,7 @@ weights digest at the end equals a worker's that read the same log from Kafka.
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -40,6 +41,7 @@ class RehearsalReport(msgspec.Struct, kw_only=True):
     samples: int
     positives: int
     refused: int
+    refused_because: str
     orphans_waiting: int
     orphans_expired: int
     ticks: int
@@ -63,6 +65,9 @@ class Rehearsal:
         threadpool_limits(1, "blas")
         self.engine = Engine(scenario, Store(folder), trunk)
         self.engine.observer = observer
+        #: Why the first refused record was refused.
+        self.refused_because = ""
+        self._began = time.monotonic()
         self._partitions = scenario.topics.partitions
         self._offsets: dict[Source, int] = {}
         for kind in (IMPRESSIONS, ACTIONS_KIND):
@@ -87,7 +92,9 @@ class Rehearsal:
             first = self._offsets[source]
             self._offsets[source] = first + len(rows)
             batch = [Record(first + i, records.keys[row], records.values[row]) for i, row in enumerate(rows)]
-            self.engine.ingest(source, batch, now_ms)
+            refused = self.engine.ingest(source, batch, now_ms)
+            if refused and not self.refused_because:
+                self.refused_because = refused[0].reason
         self._last_ms = int(records.times[-1])
         self._advance(self._last_ms)
 
@@ -97,6 +104,27 @@ class Rehearsal:
         behind_s = rules.label_window_s + rules.lateness_s + rules.tick_s
         self._advance(self._last_ms + int(np.ceil(behind_s * 1000.0)))
         self.engine.checkpoint()
+
+    def report(self) -> RehearsalReport:
+        """What was done since the start."""
+        engine = self.engine
+        totals, join = engine.totals, engine.join.counts
+        return RehearsalReport(
+            events=totals.impressions_read + totals.actions_read,
+            impressions=join.impressions,
+            actions=dict(totals.actions_by_kind),
+            samples=join.samples,
+            positives=join.positives,
+            refused=totals.refused,
+            refused_because=self.refused_because,
+            orphans_waiting=join.orphans_waiting,
+            orphans_expired=join.orphans_expired,
+            ticks=totals.ticks,
+            seconds=time.monotonic() - self._began,
+            metrics=engine.panel.metrics(),
+            weights_digest=engine.weights_digest(),
+            trunk_hash=engine.trunk.hash,
+        )
 
     def _advance(self, complete_ms: int) -> None:
         engine = self.engine
@@ -117,27 +145,10 @@ def rehearse(
     observer: Callable[[int, Closed], None] | None = None,
 ) -> RehearsalReport:
     """Run frames in event-time order through a fresh engine; its state is thrown away at the end."""
-    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="surgeline-rehearsal-") as folder:
         rehearsal = Rehearsal(scenario, trunk, folder, observer)
-        for frame in frames:
-            rehearsal.feed(frame)
-        rehearsal.finish()
-        engine = rehearsal.engine
-        engine.store.close()
-    totals, join = engine.totals, engine.join.counts
-    return RehearsalReport(
-        events=totals.impressions_read + totals.actions_read,
-        impressions=join.impressions,
-        actions=dict(totals.actions_by_kind),
-        samples=join.samples,
-        positives=join.positives,
-        refused=totals.refused,
-        orphans_waiting=join.orphans_waiting,
-        orphans_expired=join.orphans_expired,
-        ticks=totals.ticks,
-        seconds=time.monotonic() - began,
-        metrics=engine.panel.metrics(),
-        weights_digest=engine.weights_digest(),
-        trunk_hash=trunk.hash,
-    )
+        with contextlib.closing(rehearsal.engine.store):
+            for frame in frames:
+                rehearsal.feed(frame)
+            rehearsal.finish()
+            return rehearsal.report()
