@@ -252,7 +252,7 @@ GARBAGE = st.one_of(
     ).map(msgspec.msgpack.encode),
     st.sampled_from([*SHOWN, "position", "price", "context", "features", "watermark"]).flatmap(
         lambda name: st.one_of(
-            st.none(), st.floats(), st.text(max_size=3), st.lists(st.integers(), max_size=1)
+            st.none(), st.floats(), st.text(max_size=3), st.lists(st.integers(-(2**63), 2**63), max_size=1)
         ).map(lambda value: packed(**{name: value}))
     ),
 )
