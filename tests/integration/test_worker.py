@@ -1,0 +1,256 @@
+"""A worker from its first start to its second, as a person runs it, with serving beside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from models.weights import Weights, decode_weights
+from replay.player import PlayReport, play
+from state.formulas import TABLES
+from stream.scenario import Scenario, Topics
+from tests.integration.harness import (
+    T0,
+    TIMES,
+    Kept,
+    Sale,
+    Serving,
+    Worker,
+    end_log,
+    get,
+    kept,
+    read_topic,
+    rehearse,
+    until,
+    versions,
+)
+
+KCAT = shutil.which("kcat")
+
+
+@dataclass
+class Life:
+    """What was seen of one worker; ``worker`` is its second life, which goes on."""
+
+    scenario: Scenario
+    bootstrap: str
+    sent: list[PlayReport]
+    totals: list[dict[str, int]]
+    versions: list[int]
+    scores: list[Any]
+    metrics: str
+    status: int
+    state: Kept
+    rehearsed: Kept
+    worker: Worker
+    again: dict[str, int]
+    serving: Serving
+
+
+def scenario(name: str) -> Scenario:
+    roles = ("impressions", "actions", "dead_letter", "weights", "features")
+    names = {role: f"{name}-{role.replace('_', '-')}" for role in roles}
+    return Scenario(name=name, topics=Topics(**names), times=TIMES)
+
+
+@pytest.fixture(scope="module")
+def life(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """Start; a log with its own times; serving from the topic; the same at 20 times its speed, now; stop;
+    start again."""
+    setting, home = scenario("life"), tmp_path_factory.mktemp("life")
+    processes: list[Any] = []
+    try:
+        worker = Worker(setting, broker, home).ready()
+        processes.append(worker)
+        sent, totals, versions = [], [], []
+
+        sent.append(play(Sale(3000, 30.0), setting, broker, time="keep"))
+        totals.append(worker.reached(impressions=3000, samples=3000))
+        versions.append(worker.view()["moments"][-1]["version"])
+        serving = Serving(worker, broker).ready()
+        processes.append(serving)
+        learned = versions[0] + 1  # made after all of it was learned
+        until(lambda: serving.score("item-1")["stamp"]["version"] >= learned, "serving has what was learned")
+        scores = [serving.score("item-1", "item-2", "never-seen")]
+
+        sent.append(play(Sale(1500, 40.0, seed=12, name="live"), setting, broker, "20x", time="now"))
+        totals.append(worker.reached(impressions=4500, samples=4500))
+        versions.append(worker.view()["moments"][-1]["version"])
+        learned = versions[1] + 1
+        until(lambda: serving.score("item-1")["stamp"]["version"] >= learned, "serving has the rest")
+        scores.append(serving.score("item-1", "item-2", "never-seen"))
+
+        metrics = worker.metrics()
+        status = worker.stop()
+        state = kept(setting, worker.state_folder)
+        rehearsed = rehearse(setting, broker, home / "rehearsed")
+
+        worker = Worker(setting, broker, home).ready()
+        processes.append(worker)
+        until(lambda: worker.view()["moments"][-1]["version"] >= state.version + 2, "it publishes again")
+        yield Life(
+            scenario=setting,
+            bootstrap=broker,
+            sent=sent,
+            totals=totals,
+            versions=versions,
+            scores=scores,
+            metrics=metrics,
+            status=status,
+            state=state,
+            rehearsed=rehearsed,
+            worker=worker,
+            again=worker.totals(),
+            serving=serving,
+        )
+    finally:
+        for process in processes:
+            process.end()
+
+
+def test_every_event_is_joined_and_learned(life: Life) -> None:
+    """Failure: events lost, doubled or not joined between Kafka and the learners.
+
+    Mechanism: a log at full speed with its own times, another at 20 times its speed with the present's.
+    Required: the worker's totals are those of the logs, to the event.
+    """
+    first, second = life.sent
+    for totals, impressions, by_action in (
+        (life.totals[0], first.impressions, first.by_action),
+        (
+            life.totals[1],
+            first.impressions + second.impressions,
+            {name: first.by_action[name] + second.by_action[name] for name in first.by_action},
+        ),
+    ):
+        assert totals["impressions"] == totals["samples"] == impressions
+        assert {name: totals[name] for name in by_action} == by_action
+        assert totals["positives"] == by_action["click"]
+        rest = ("duplicate_impressions", "duplicate_actions", "orphans_waiting", "dead_letters", "late")
+        assert {name: totals[name] for name in rest} == dict.fromkeys(rest, 0)
+
+
+def test_weights_are_a_chain_of_versions(life: Life) -> None:
+    """Failure: a version that is skipped, published twice or with what an older one knew.
+
+    Mechanism: one a second over two lives of the worker. Required: 1, 2, 3, ..., each the child of the one
+    before it, watermarks and samples never falling, and the last ones hold every sample.
+    """
+    chain = versions(life.bootstrap, life.scenario)
+    assert [weights.version for weights in chain] == list(range(1, len(chain) + 1))
+    assert [weights.parent for weights in chain] == list(range(len(chain)))
+    for figure in (
+        [weights.watermarks.features for weights in chain],
+        [weights.watermarks.labels for weights in chain],
+        [weights.samples for weights in chain],
+        [weights.created_at for weights in chain],
+    ):
+        assert figure == sorted(figure)
+    assert chain[-1].samples == life.sent[0].impressions + life.sent[1].impressions
+    assert chain[-1].watermarks.labels > life.sent[1].last_ms > T0  # type: ignore[operator]
+    assert {weights.source for weights in chain} == {"0"}
+
+
+def test_feature_rows_are_published(life: Life) -> None:
+    """Failure: serving without the worker's counts. Mechanism: rows that changed go out each second.
+
+    Required: a row of each table, and one of every item of the log, under the worker's name.
+    """
+    keys = {record.key.decode() for record in read_topic(life.bootstrap, life.scenario.topics.features)}
+    items = set(Sale(3000, 30.0).table["item_id"]) | set(
+        Sale(1500, 40.0, seed=12, name="live").table["item_id"]
+    )
+    assert {key.split("/", 1)[1] for key in keys if key.startswith("0/item/")} == {f"item/{i}" for i in items}
+    assert {key.split("/")[1] for key in keys} >= set(TABLES)
+
+
+def test_serving_follows_from_the_topic_alone(life: Life) -> None:
+    """Failure: serving that starts late scores with nothing, or never moves.
+
+    Mechanism: it starts when the worker has learned the first log. Required: it serves that, and after the
+    second log a newer version with other scores, still from one source.
+    """
+    before, after = life.scores
+    assert life.versions[0] < before["stamp"]["version"] < after["stamp"]["version"]
+    assert set(before["stamp"]["sources"]) == set(after["stamp"]["sources"]) == {"0"}
+    assert before["scores"] != after["scores"]
+    assert after["scores"][0] != after["scores"][2], "an item's history must count"
+    assert after["stamp"]["watermarks"]["features"] > before["stamp"]["watermarks"]["features"]
+
+
+def test_metrics_have_both_families(life: Life) -> None:
+    """Failure: a dashboard without one half. Mechanism: Faust's figures and ours share one endpoint.
+
+    Required: both are there, and ours are the totals.
+    """
+    impressions = sum(sent.impressions for sent in life.sent)
+    assert f'surgeline_events_total{{kind="impression"}} {float(impressions)}' in life.metrics
+    names = {line.split(" ")[0].split("{")[0] for line in life.metrics.splitlines() if line[:1] != "#"}
+    assert {"faust_messages_received_total", "surgeline_tick_seconds_count"} <= names
+
+
+def test_stop_flushes_everything(life: Life) -> None:
+    """Failure: SIGTERM that loses what was not yet durable. Mechanism: a last tick before the store closes.
+
+    Required: status 0, and a state on disk that is the one of an engine that was never stopped.
+    """
+    assert life.status == 0
+    assert life.state.impressions == life.state.samples == life.totals[1]["impressions"]
+    assert life.state.digest == life.rehearsed.digest
+
+
+def test_a_restart_goes_on_and_does_nothing_again(life: Life) -> None:
+    """Failure: a second life that begins anew or counts again. Mechanism: offsets from the checkpoint.
+
+    Required: the same totals, no duplicate met, and the version after the last one.
+    """
+    assert life.again == life.totals[1]
+    first = life.worker.view()["moments"][0]["version"]
+    assert first == life.state.version + 1
+
+
+if KCAT:
+
+    def test_kcat_writes_events_and_reads_weights(life: Life) -> None:
+        """Failure: a contract that only our own client keeps. Mechanism: librdkafka at the command line.
+
+        Required: an event that kcat writes is learned, and weights that kcat reads are the JSON document.
+        """
+        topics, now = life.scenario.topics, life.sent[1].watermark_ms
+        assert now is not None
+        event = {"impression_id": "by-kcat", "event_time": now + 10, "user_id": "u", "item_id": "item-1"}
+        kcat(life.bootstrap, "-P", "-t", topics.impressions, "-k", "u", text=msgspec.json.encode(event))
+        end_log(life.bootstrap, life.scenario, now + 10_000)
+        wanted = life.again["samples"] + 1
+        life.worker.reached(samples=wanted)
+        until(
+            lambda: _newest(kcat(life.bootstrap, "-C", "-t", topics.weights, "-e", "-q")).samples == wanted,
+            "a version with it",
+        )
+
+
+def kcat(bootstrap: str, *arguments: str, text: bytes | None = None) -> bytes:
+    assert KCAT is not None
+    argv = [KCAT, "-b", bootstrap, *arguments]
+    return subprocess.run(argv, input=text, stdout=subprocess.PIPE, check=True, timeout=60).stdout
+
+
+def _newest(lines: bytes) -> Weights:
+    return decode_weights(lines.splitlines()[-1])
+
+
+def test_a_worker_answers_on_its_pages(life: Life, free_port: Callable[[], int], tmp_path: Path) -> None:
+    """Failure: monitoring without an answer. Mechanism: Faust's web server. Required: page, health, data."""
+    base = f"http://127.0.0.1:{life.worker.port}"
+    assert get(f"{base}/health") == {"status": "up"}
+    assert "<html" in get(f"{base}/live").lower()
+    view = life.worker.view()
+    assert (view["name"], view["source"]) == ("life", "0")
+    assert get(f"{base}/live/data?since={2**62}")["moments"] == []
