@@ -75,7 +75,8 @@ class History:
 
     def __init__(self) -> None:
         self._moments: deque[Moment] = deque(maxlen=SECONDS)
-        self._view: LiveView | None = None
+        # Replaced as one: a page that asks meanwhile gets a moment with its totals, or neither.
+        self._newest: tuple[LiveView, tuple[Moment, ...]] | None = None
         self._started_at = round(time.time() * 1000)
         self._window_ticks = ProgressiveMetrics().window_ticks
         self._peak_rate, self._peak_at = 0.0, 0
@@ -124,7 +125,7 @@ class History:
             HotItem(item, float(counts[1, shortest]), float(counts[0, shortest]))
             for item, counts in engine.features.tables["item"].top(1, 10, engine.done_until)
         ]
-        self._view = LiveView(
+        view = LiveView(
             name=engine.scenario.name,
             source=engine.source,
             now=now,
@@ -146,6 +147,7 @@ class History:
             trunk_hash=engine.trunk.hash,
             weights_created_at=created_at,
         )
+        self._newest = view, tuple(self._moments)
 
     def _follow_peak(self) -> None:
         """Raise the peak if the last seconds were busier. A moment counts from the one before it."""
@@ -161,7 +163,7 @@ class History:
 
     def view(self, since: int = 0) -> LiveView | None:
         """The newest view with the moments after ``since`` (ms); None before the first tick."""
-        if self._view is None:
+        if self._newest is None:
             return None
-        moments = [moment for moment in list(self._moments) if moment.at > since]
-        return msgspec.structs.replace(self._view, moments=moments)
+        view, moments = self._newest
+        return msgspec.structs.replace(view, moments=[moment for moment in moments if moment.at > since])

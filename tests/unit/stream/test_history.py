@@ -1,0 +1,43 @@
+"""Fails when a page that asks in the middle of a tick gets that tick's moment with the totals before it.
+
+The engine's thread records while the event loop answers: whoever waits for a watermark in the moments would
+then read counts that lack the last second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from models.deep.trunk import Trunk
+from state.store import Store
+from stream.engine import Engine
+from stream.history import History, LiveView
+from stream.scenario import Scenario
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with Store(tmp_path) as store:
+        yield Engine(Scenario(), store, Trunk.empty())
+
+
+def test_a_view_is_of_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    history, seen = History(), list[LiveView | None]()
+    metrics = engine.panel.metrics
+
+    def asked_meanwhile() -> object:
+        seen.append(history.view())
+        return metrics()
+
+    monkeypatch.setattr(engine.panel, "metrics", asked_meanwhile)
+    for version, impressions in enumerate((0, 10, 30), start=1):
+        engine.version, engine.join.counts.impressions = version, impressions
+        history.record(engine, 0, version)
+    assert seen[0] is None
+    pairs = [(view.moments[-1].version, view.totals["impressions"]) for view in seen[1:] if view]
+    assert pairs == [(1, 0), (2, 10)]
+    newest = history.view()
+    assert newest is not None and (newest.moments[-1].version, newest.totals["impressions"]) == (3, 30)
