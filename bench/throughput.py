@@ -19,6 +19,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import statistics
 import sys
 import tempfile
@@ -99,7 +100,15 @@ class Run:
         """Topics with the first ``limit`` events, or with all of them and the watermarks behind."""
         topics = self.topics(part)
         scenario = msgspec.structs.replace(self.scenario, topics=topics)
-        return topics, play(self.log, scenario, self.bootstrap, limit=limit, watermark=limit is None)
+        # The player takes SIGTERM for itself and leaves the default behind.
+        handler = signal.getsignal(signal.SIGTERM)
+        try:
+            played = play(self.log, scenario, self.bootstrap, limit=limit, watermark=limit is None)
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        if played.interrupted:
+            raise BenchError("interrupted while the topics were filled")
+        return topics, played
 
 
 def measure(options: Options) -> Result:
@@ -130,26 +139,41 @@ def measure(options: Options) -> Result:
 
 
 def combine(rounds: list[dict[str, Result]]) -> Result:
-    """Medians over rounds, the ratios of the medians, and every round as it was."""
-    result: Result = {}
-    for side in rounds[0]:
-        rates = ("events_per_s", "events_per_cpu_s")
-        middle = {key: statistics.median(one[side][key] for one in rounds) for key in rates}
-        result[side] = {**rounds[-1][side], **middle}
+    """Medians over rounds, the ratios of the medians, and every round as it was.
+
+    ``ratio_to_faust_worst`` pairs the engine's slowest round with the agent's fastest, by the clock.
+    """
+    result: Result = {side: _median([one[side] for one in rounds]) for side in rounds[0]}
     for key, suffix in (("events_per_s", ""), ("events_per_cpu_s", "_cpu")):
         engine = result["engine"][key]
         result[f"ratio_to_faust{suffix}"] = engine / result["faust_idiomatic"][key]
         result[f"ratio_to_raw{suffix}"] = engine / result["raw_fetch"][key]
+    slowest = min(one["engine"]["events_per_s"] for one in rounds)
+    fastest = max(one["faust_idiomatic"]["events_per_s"] for one in rounds)
+    result["ratio_to_faust_worst"] = slowest / fastest
     result["rounds"] = rounds
     return result
 
 
+def _median(rounds: list[Result]) -> Result:
+    """Number by number; what is not a number is the last round's."""
+    return {
+        key: statistics.median(one[key] for one in rounds) if isinstance(value, int | float) else value
+        for key, value in rounds[-1].items()
+    }
+
+
 def broken(result: Result) -> list[str]:
-    """The one limit: how far ahead of the idiomatic agent the engine must be, by the clock."""
-    ratio = result["ratio_to_faust"]
-    if ratio >= LIMIT_TO_FAUST:
-        return []
-    return [f"the engine is {ratio:.1f} times an idiomatic Faust agent; at least {LIMIT_TO_FAUST:g} is asked"]
+    """How far ahead of the idiomatic agent the engine must be, by the clock and per CPU second.
+
+    Both, because on a busy machine one side may have had fewer cores than the other.
+    """
+    ratios = {"by the clock": result["ratio_to_faust"], "per CPU second": result["ratio_to_faust_cpu"]}
+    return [
+        f"{ratio:.1f} times an idiomatic Faust agent {how}; at least {LIMIT_TO_FAUST:g} is asked"
+        for how, ratio in ratios.items()
+        if ratio < LIMIT_TO_FAUST
+    ]
 
 
 def table(result: Result) -> str:
@@ -183,10 +207,11 @@ def table(result: Result) -> str:
         "",
         f"engine / idiomatic Faust   {result['ratio_to_faust']:>7.1f} by the clock, "
         f"{result['ratio_to_faust_cpu']:.1f} per CPU second; limit {LIMIT_TO_FAUST:g}: {holds}",
+        f"   slowest round / fastest {result['ratio_to_faust_worst']:>7.1f} by the clock",
         f"engine / bare fetch        {result['ratio_to_raw']:>7.3f} by the clock, "
         f"{result['ratio_to_raw_cpu']:.3f} per CPU second; the ceiling is 1",
         f"engine in its steady part  {engine['steady_events_per_s']:>7,.0f} events/s, "
-        f"{engine['steady_events_per_cpu_s']:,.0f} per CPU second",
+        f"{engine['steady_events_per_cpu_s']:,.0f} per CPU second, over {engine['steady_events']:,.0f}",
         "",
         "Engine: from the poll before the first message to the last sample closed, checkpointed and",
         "published; process start is left out. The agent: after a warm-up of a third of its events, which",
@@ -333,12 +358,17 @@ def _engine(run: Run, played: PlayReport, number: int) -> Result:
     check(samples[-1].counts, played, last.samples)
     whole = between(samples[0], samples[-1], _processed)
     low, high = (share * played.events for share in STEADY)
-    part = steady(samples, _processed, low, high)
+    try:
+        part = steady(samples, _processed, low, high)
+    except BenchError:
+        # Counts move once a tick; a fast run has too few ticks for a part of it.
+        part = whole
     final = samples[-1].counts
     return {
         **_figures(whole),
         "steady_events_per_s": part.per_s,
         "steady_events_per_cpu_s": part.per_cpu_s,
+        "steady_events": part.events,
         "samples": final["samples"],
         "versions": final["published"],
         "feature_rows": final["feature_rows"],

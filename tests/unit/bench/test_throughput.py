@@ -45,7 +45,7 @@ def side(per_s: float, per_cpu_s: float, **more: float) -> dict[str, float]:
 
 
 def one_round(engine: float, faust: float, raw: float) -> dict[str, dict[str, float]]:
-    steady_part = {"steady_events_per_s": 1.0, "steady_events_per_cpu_s": 1.0}
+    steady_part = {"steady_events_per_s": 1.0, "steady_events_per_cpu_s": 1.0, "steady_events": 1.0}
     counts = {"samples": 1.0, "versions": 1.0, "feature_rows": 1.0, "river_skipped_share": 0.5}
     return {
         "engine": side(engine, 2 * engine, **steady_part, **counts),
@@ -81,10 +81,32 @@ def test_a_ratio_is_that_of_the_medians_and_one_wild_round_does_not_move_it() ->
     assert result["rounds"] == rounds
 
 
-@pytest.mark.parametrize(("faust", "holds"), [(10.0, True), (10.01, False)])
-def test_the_limit_is_ten_times_and_is_told_by_the_ratio_that_was_measured(faust: float, holds: bool) -> None:
-    result = throughput.combine([one_round(100.0, faust, 1000.0)])
-    assert (throughput.broken(result) == []) is holds
+def test_the_worst_pairing_is_the_slowest_engine_with_the_fastest_agent() -> None:
+    result = throughput.combine([one_round(100.0, 2.0, 1000.0), one_round(60.0, 5.0, 1000.0)])
+    assert result["ratio_to_faust_worst"] == 12.0
+
+
+def test_what_is_told_beside_a_median_rate_is_a_median_too() -> None:
+    rounds = [one_round(100.0, 10.0, 1000.0) for _ in range(3)]
+    for one, seconds in zip(rounds, (1.0, 2.0, 9.0), strict=True):
+        one["engine"]["wall_s"] = seconds
+    assert throughput.combine(rounds)["engine"]["wall_s"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("by_clock", "per_cpu", "told"),
+    [
+        (10.0, 10.0, []),
+        (9.9, 10.0, ["9.9 times an idiomatic Faust agent by the clock"]),
+        (50.0, 9.9, ["9.9 times an idiomatic Faust agent per CPU second"]),
+    ],
+)
+def test_the_limit_is_ten_times_by_the_clock_and_per_cpu_second(
+    by_clock: float, per_cpu: float, told: list[str]
+) -> None:
+    broken = throughput.broken({"ratio_to_faust": by_clock, "ratio_to_faust_cpu": per_cpu})
+    assert len(broken) == len(told)
+    assert all(words in reason for words, reason in zip(told, broken, strict=True))
 
 
 def test_the_table_names_peer_limit_and_whether_it_holds() -> None:
