@@ -12,6 +12,8 @@ from serving.errors import RequestError
 from stream.events import EventTime, Id, OptionalId
 
 MAX_ITEMS = 1000
+#: Of a batch together: some 20 ms of scoring, for which the server answers nobody else.
+MAX_BATCH_ITEMS = 5000
 #: Features are of order one; far beyond it a float32 would overflow in the dot product's inputs.
 MAX_FEATURE = 1e9
 
@@ -39,6 +41,12 @@ class ScoreRequest(msgspec.Struct, kw_only=True):
     context: dict[str, OptionalId] | None = None
     event_time: EventTime | None = None
     with_features: bool = False
+
+
+class BatchRequest(msgspec.Struct, kw_only=True):
+    """Requests that are scored together, with one snapshot and one pass through the trunk."""
+
+    requests: Annotated[list[ScoreRequest], msgspec.Meta(min_length=1, max_length=MAX_BATCH_ITEMS)]
 
 
 class Stamp(msgspec.Struct, kw_only=True, frozen=True):
@@ -71,8 +79,16 @@ class Scores(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     features: list[list[float]] | None = None
 
 
+class BatchScores(msgspec.Struct, kw_only=True, frozen=True):
+    """One answer a request, in their order; all stamps name the same weights."""
+
+    answers: list[Scores]
+
+
 _from_json = msgspec.json.Decoder(ScoreRequest)
 _from_msgpack = msgspec.msgpack.Decoder(ScoreRequest)
+_batch_from_json = msgspec.json.Decoder(BatchRequest)
+_batch_from_msgpack = msgspec.msgpack.Decoder(BatchRequest)
 _to_json = msgspec.json.Encoder()
 _to_msgpack = msgspec.msgpack.Encoder()
 _PATH = re.compile(r" - at `\$\.?(.*)`$")
@@ -92,7 +108,19 @@ def decode_request(data: bytes, *, msgpack: bool = False) -> ScoreRequest:
         raise _named(str(error)) from error
 
 
-def encode_scores(scores: Scores, *, msgpack: bool = False) -> bytes:
+def decode_batch(data: bytes, *, msgpack: bool = False) -> BatchRequest:
+    """Read a batch from JSON or MessagePack. Raises ``RequestError`` that names the field."""
+    try:
+        batch = (_batch_from_msgpack if msgpack else _batch_from_json).decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _named(str(error)) from error
+    items = sum(len(request.items) for request in batch.requests)
+    if items > MAX_BATCH_ITEMS:
+        raise RequestError("requests", f"a batch has at most {MAX_BATCH_ITEMS} items together, not {items}")
+    return batch
+
+
+def encode_scores(scores: Scores | BatchScores, *, msgpack: bool = False) -> bytes:
     """The answer's bytes, in the format of the question."""
     return (_to_msgpack if msgpack else _to_json).encode(scores)
 

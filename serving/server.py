@@ -1,4 +1,4 @@
-"""The HTTP server around a scorer: /score, /weights, /health, /ready, /metrics."""
+"""The HTTP server around a scorer: /score, /score/batch, /weights, /health, /ready, /metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -17,7 +17,7 @@ from models.weights import LearnerMetrics, Watermarks
 from serving.admission import TASK
 from serving.errors import RequestError, ScoreNotFiniteError
 from serving.follower import Follower
-from serving.messages import decode_request, encode_scores
+from serving.messages import BatchScores, Scores, decode_batch, decode_request, encode_scores
 from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
 
@@ -107,18 +107,35 @@ class _Server:
         self.metrics = ServingMetrics(scorer, follower)
 
     async def score(self, request: web.Request) -> web.Response:
+        return await self._measured(request, self._one)
+
+    async def score_batch(self, request: web.Request) -> web.Response:
+        return await self._measured(request, self._batch)
+
+    def _one(self, body: bytes, msgpack: bool) -> Scores:
+        return self.scorer.score(decode_request(body, msgpack=msgpack))
+
+    def _batch(self, body: bytes, msgpack: bool) -> BatchScores:
+        batch = decode_batch(body, msgpack=msgpack)
+        return BatchScores(answers=self.scorer.score_batch(batch.requests))
+
+    async def _measured(
+        self, request: web.Request, answer: Callable[[bytes, bool], Scores | BatchScores]
+    ) -> web.Response:
         began = time.perf_counter()
-        response = await self._score(request)
+        response = await self._score(request, answer)
         self.metrics.latency.observe(time.perf_counter() - began)
         self.metrics.requests.labels(str(response.status)).inc()
         return response
 
-    async def _score(self, request: web.Request) -> web.Response:
+    async def _score(
+        self, request: web.Request, answer: Callable[[bytes, bool], Scores | BatchScores]
+    ) -> web.Response:
         msgpack = request.content_type in _MSGPACK_TYPES
         try:
             body = await request.read()
             # On the loop: a request of 1000 items takes a few milliseconds, a thread's hand-over is not free.
-            scores = self.scorer.score(decode_request(body, msgpack=msgpack))
+            scores = answer(body, msgpack)
         except web.HTTPRequestEntityTooLarge:
             return _error(413, "", f"the body is larger than {MAX_BODY} bytes")
         except RequestError as error:
@@ -126,7 +143,8 @@ class _Server:
         except ScoreNotFiniteError as error:
             log.error("%s", error)
             return _error(500, "", str(error))
-        self.metrics.items.inc(len(scores.scores))
+        answers = scores.answers if isinstance(scores, BatchScores) else [scores]
+        self.metrics.items.inc(sum(len(one.scores) for one in answers))
         return web.Response(
             body=encode_scores(scores, msgpack=msgpack), content_type=MSGPACK if msgpack else JSON
         )
@@ -165,6 +183,7 @@ def create_app(scorer: Scorer, follower: Follower | None = None) -> web.Applicat
     app.add_routes(
         [
             web.post("/score", server.score),
+            web.post("/score/batch", server.score_batch),
             web.get("/weights", server.weights),
             web.get("/health", server.health),
             web.get("/ready", server.ready),

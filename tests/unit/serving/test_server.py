@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from models.weights import LearnerMetrics, Weights
 from serving.follower import Follower
-from serving.messages import MAX_ITEMS, Item, ScoreRequest, Scores
+from serving.messages import MAX_BATCH_ITEMS, MAX_ITEMS, BatchScores, Item, ScoreRequest, Scores
 from serving.scorer import Scorer
 from serving.server import MAX_BODY, create_app
 
@@ -73,6 +73,47 @@ async def test_a_wrong_request_is_a_400_that_names_the_field(
 ) -> None:
     """So that a caller can mend it without our logs."""
     response = await client.post("/score", json=body)
+    answer = await response.json()
+    assert (response.status, answer["field"]) == (400, field)
+    assert says in answer["error"]
+
+
+@pytest.mark.parametrize("msgpack", [False, True])
+async def test_a_batch_is_its_requests_scored_together(
+    client: Client, scorer: Scorer, make_weights: MakeWeights, msgpack: bool
+) -> None:
+    """The answers of single requests, in their order, and every item counted."""
+    scorer.offer(make_weights(version=4))
+    batch = {"requests": [BODY, {"user_id": "v", "items": [{"item_id": "c"}]}, BODY]}
+    encode = msgspec.msgpack.encode if msgpack else msgspec.json.encode
+    headers = {"Content-Type": "application/msgpack" if msgpack else "application/json"}
+    response = await client.post("/score/batch", data=encode(batch), headers=headers)
+    decode = msgspec.msgpack.decode if msgpack else msgspec.json.decode
+    answers = decode(await response.read(), type=BatchScores).answers  # type: ignore[operator]
+    other = ScoreRequest(user_id="v", items=[Item(item_id="c")])
+    want = [scorer.score(request) for request in (REQUEST, other, REQUEST)]
+    assert [answer.scores for answer in answers] == [pytest.approx(one.scores) for one in want]
+    assert [answer.stamp for answer in answers] == [one.stamp for one in want]
+    assert (await samples(client))["surgeline_serving_items_total"] == 5
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "says"),
+    [
+        ({"requests": []}, "requests", "length >= 1"),
+        ({"requests": [BODY, {"user_id": "u", "items": [{}]}]}, "requests[1].items[0].item_id", "missing"),
+        (
+            {"requests": [{"user_id": "u", "items": [{"item_id": "a"}] * MAX_ITEMS}] * 6},
+            "requests",
+            f"at most {MAX_BATCH_ITEMS} items",
+        ),
+    ],
+)
+async def test_a_wrong_batch_is_a_400_that_names_the_field(
+    client: Client, body: Any, field: str, says: str
+) -> None:
+    """One wrong request refuses the batch: half an answer would be taken for a whole one."""
+    response = await client.post("/score/batch", json=body)
     answer = await response.json()
     assert (response.status, answer["field"]) == (400, field)
     assert says in answer["error"]
