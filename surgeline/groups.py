@@ -64,7 +64,7 @@ def buckets(times: npt.NDArray[np.int64], most: int = MOST_BUCKETS) -> Buckets:
     first, last = int(times.min()), int(times.max())
     width = next((w for w in WIDTHS_S if last // (w * 1000) - first // (w * 1000) < most), 0)
     if not width:
-        width = -(-(last - first + 1) // (1000 * 86_400 * most)) * 86_400
+        width = -(-(last - first + 1) // (1000 * 86_400 * (most - 1))) * 86_400
     starts, codes = np.unique(times // (width * 1000), return_inverse=True)
     return Buckets(float(width), (starts * width * 1000).tolist(), codes.astype(np.int64))
 

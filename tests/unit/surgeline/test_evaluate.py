@@ -1,0 +1,161 @@
+"""Fails when `surgeline evaluate` reports figures that its own predictions file does not bear out, counts
+what the trunk was trained on, or leaves a wrong request without one clear line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import polars as pl
+import pytest
+from click.testing import CliRunner, Result
+from sklearn.metrics import log_loss, roc_auc_score
+
+from models.deep.trunk import Trunk
+from replay.report.schema import Evaluation
+from stream.scenario import Scenario
+from surgeline.cli import main
+from surgeline.evaluate import parse_time
+from surgeline.rehearse import rehearse
+
+if TYPE_CHECKING:
+    from .conftest import Night
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No trunk, no scenario of whoever runs the tests."""
+    monkeypatch.setenv("SURGELINE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SURGELINE_SCENARIO", raising=False)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["evaluate", *map(str, arguments)])
+
+
+def evaluated(folder: Path, *arguments: object) -> tuple[Evaluation, pl.DataFrame, str]:
+    result = run(*arguments, "--json", folder / "e.json", "--predictions", folder / "p.parquet")
+    assert result.exit_code == 0, result.output
+    found = msgspec.json.decode((folder / "e.json").read_bytes(), type=Evaluation)
+    return found, pl.read_parquet(folder / "p.parquet"), result.output
+
+
+def test_figures_are_those_of_the_predictions_file(night: Night, tmp_path: Path) -> None:
+    found, rows, output = evaluated(tmp_path, night.log)
+    assert len(found.learners) == 4
+    for row in found.learners:
+        scores = rows[f"p_{row.name}"]
+        assert scores.dtype == pl.Float32
+        auc = roc_auc_score(rows["label"], scores)
+        assert row.estimate.figures.auc == pytest.approx(auc, abs=1e-12)
+        assert row.binned_auc == pytest.approx(auc, abs=2e-3)
+        assert row.estimate.figures.log_loss == pytest.approx(
+            log_loss(rows["label"], scores.cast(pl.Float64)), abs=1e-6
+        )
+        assert f"{auc:.4f}" in output
+    for k, bucket in enumerate(found.timeline.start_ms):
+        here = rows.filter(
+            pl.col("event_time").is_between(bucket, bucket + found.timeline.bucket_s * 1000 - 1)
+        )
+        assert found.timeline.impressions[k] == here.height
+        assert found.timeline.clicks[k] == here["label"].sum()
+
+
+def test_rows_are_the_impressions_of_the_log(night: Night, tmp_path: Path) -> None:
+    """Nothing is lost between the log, the engine and the file, and the engine is the rehearsal's."""
+    found, rows, _ = evaluated(tmp_path, night.log)
+    shown = night.table.filter(pl.col("event") == "impression")
+    assert rows.height == shown.height == found.counts.rows == found.counts.samples
+    joined = rows.join(shown, on="impression_id", how="inner", suffix="_log")
+    assert joined.height == rows.height
+    for name in ("event_time", "user_id", "item_id", "category_id", "position", "request_id"):
+        assert (joined[name].cast(pl.String) == joined[f"{name}_log"].cast(pl.String)).all(), name
+    assert (rows["mask"] & 1 == rows["label"]).all()
+    assert (rows["tick_learned"] * 1000 - rows["event_time"] > Scenario().times.label_window_s * 1000).all()
+    seen = rows.sort("event_time", maintain_order=True).select(
+        "item_seen", pl.int_range(pl.len()).over("item_id").alias("expected")
+    )
+    assert seen["item_seen"].sum() == seen["expected"].sum()
+    report = rehearse([night.table], Scenario(), Trunk.empty())
+    assert found.run.weights_digest == report.weights_digest
+    assert found.counts.positives == report.positives
+
+
+def test_only_what_follows_the_training_is_judged(night: Night, tmp_path: Path) -> None:
+    times = night.table["event_time"]
+    at = int(times[0]) + 45_000
+    cold, rows, output = evaluated(tmp_path, night.log, "--until-train", at, "--epochs", 1, "--hidden", 4)
+    assert rows["event_time"].min() >= at
+    assert cold.counts.impressions == rows.height
+    assert cold.run.trunk_hash != "none" and cold.run.trunk_hash[:12] in output
+    # Its items are not new because the engine did not see them.
+    assert rows["item_seen"].max() > rows.group_by("item_id").len()["len"].max()
+    warm, warm_rows, _ = evaluated(
+        tmp_path, night.log, "--until-train", at, "--epochs", 1, "--hidden", 4, "--warm"
+    )
+    assert warm_rows["impression_id"].equals(rows["impression_id"])
+    assert warm.counts.impressions > warm.counts.rows == rows.height
+    assert warm.run.trunk_hash == cold.run.trunk_hash
+    assert (warm_rows["p_last_layer"] != rows["p_last_layer"]).any()
+
+
+def test_truth_is_a_learner_that_nobody_beats(night: Night, tmp_path: Path) -> None:
+    found, _, _ = evaluated(tmp_path, night.log, "--truth", night.truth)
+    figures = {row.name: row.estimate.figures for row in found.learners}
+    assert max(f.auc or 0.0 for f in figures.values()) == figures["truth"].auc
+    assert {"hot", "bot"} & {segment.name for segment in found.segments}
+    for segment in found.segments:
+        assert sum(row.samples for row in segment.rows) == found.counts.rows
+
+
+def test_a_truth_of_another_log_is_refused(night: Night, tmp_path: Path) -> None:
+    pl.read_parquet(night.truth).head(10).write_parquet(tmp_path / "other.parquet")
+    result = run(night.log, "--truth", tmp_path / "other.parquet")
+    assert result.exit_code == 2 and "is it of this log?" in result.output
+
+
+def test_limit_takes_the_first_events(night: Night, tmp_path: Path) -> None:
+    found, rows, _ = evaluated(tmp_path, night.log, "--limit", 300)
+    assert found.counts.events == 300
+    assert rows.height == night.table.head(300).filter(pl.col("event") == "impression").height
+
+
+def test_a_log_without_clicks_has_a_dash_for_an_auc(night: Night, tmp_path: Path) -> None:
+    night.table.filter(pl.col("event") == "impression").head(200).write_parquet(tmp_path / "quiet.parquet")
+    report = tmp_path / "quiet.html"
+    found, _, output = evaluated(tmp_path, tmp_path / "quiet.parquet", "--report", report)
+    assert found.learners[0].estimate.figures.auc is None
+    assert "–" in output and "No impression was clicked" in output
+    assert "–" in report.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "neither a file nor a known log"),
+        (["{log}", "--until-train", "tomorrow"], "neither milliseconds nor an ISO time"),
+        (["{log}", "--until-train", "2001-01-01"], "has no events before"),
+        (["{log}", "--warm"], "--until-train"),
+        (["{log}", "--until-train", "2030-01-01", "--trunk", "x"], "not both"),
+        (["{log}", "--cadence", "often"], "--cadence"),
+        (["{log}", "--json", "/nonexistent/x.json"], "folder does not exist"),
+        (["{log}", "--truth", "/nonexistent.parquet"], "no such file"),
+    ],
+)
+def test_a_wrong_request_is_one_line(night: Night, arguments: list[str], said: str) -> None:
+    result = run(*(a.format(log=night.log) for a in arguments))
+    assert result.exit_code == 2, result.output
+    assert said in result.output and "Traceback" not in result.output
+
+
+def test_a_log_of_the_future_says_why_there_is_nothing(night: Night, tmp_path: Path) -> None:
+    table = night.table.head(50).with_columns(pl.col("event_time") + 100 * 365 * 86_400_000)
+    table.write_parquet(tmp_path / "future.parquet")
+    result = run(tmp_path / "future.parquet")
+    assert result.exit_code == 2 and "50 events were refused" in result.output
+
+
+def test_times_are_utc() -> None:
+    assert parse_time("2018-11-08T00:00:00+08:00") == parse_time("2018-11-07T16:00:00Z") == 1_541_606_400_000

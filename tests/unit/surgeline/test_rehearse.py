@@ -1,0 +1,46 @@
+"""Fails when what a rehearsal learns depends on how the log was cut, or what it refuses stays unsaid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from models.deep.trunk import Trunk
+from stream.scenario import Scenario, Times
+from surgeline.rehearse import RehearsalReport, rehearse
+
+if TYPE_CHECKING:
+    from .conftest import Night
+
+SCENARIO = Scenario(times=Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=60.0))
+
+
+def run(table: pl.DataFrame, rows: int) -> RehearsalReport:
+    return rehearse(table.iter_slices(rows), SCENARIO, Trunk.empty())
+
+
+@pytest.mark.parametrize("rows", [37, 1000])
+def test_the_cut_of_the_frames_changes_nothing(night: Night, rows: int) -> None:
+    table = night.table.head(1500)
+    whole, cut = run(table, 1500), run(table, rows)
+    assert cut.weights_digest == whole.weights_digest
+    assert cut.metrics == whole.metrics
+    assert (cut.samples, cut.positives) == (whole.samples, whole.positives)
+
+
+def test_every_impression_becomes_a_sample_at_the_end(night: Night) -> None:
+    report = run(night.table, 500)
+    shown = night.table.filter(pl.col("event") == "impression").height
+    assert report.samples == report.impressions == shown
+    assert report.events == night.table.height and report.refused == 0
+    assert 0 < report.positives <= report.actions["click"]
+
+
+def test_refused_events_are_counted_with_a_reason(night: Night) -> None:
+    """A worker would send them to the dead-letter topic."""
+    future = night.table.head(50).with_columns(pl.col("event_time") + 100 * 365 * 86_400_000)
+    report = run(future, 50)
+    assert report.refused == 50 and report.impressions == 0
+    assert "future" in report.refused_because or "ahead" in report.refused_because
