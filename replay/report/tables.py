@@ -81,7 +81,7 @@ def segment(part: Segment, champion: str, colour: Mapping[str, str], total: int)
         gain = best.auc - frozen.auc if best.auc is not None and frozen.auc is not None else None
         rate = share(row.positives / row.samples) if row.samples else number(None)
         cells = [
-            f"{count(row.samples)}<small>{share(row.samples / total)}</small>",
+            f"{count(row.samples)}<small>{share(row.samples / max(total, 1))}</small>",
             rate,
             *(number(frozen.auc, 3), number(best.auc, 3), f"<strong>{signed(gain, 3)}</strong>"),
             *(number(frozen.pcoc, 2), number(best.pcoc, 2)),
