@@ -34,6 +34,9 @@ from surgeline.predictions import Predictions
 from surgeline.progress import Bar, silent
 from surgeline.rehearse import Rehearsal, RehearsalReport
 
+#: Events that the engine takes at once; what it learns does not depend on it.
+CHUNK_ROWS = 16_384
+
 
 class EvaluateError(ValueError):
     """The evaluation cannot be made as asked; the message says what to change."""
@@ -65,9 +68,8 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
         raise EvaluateError("give --trunk or --until-train (which trains one), not both")
     if request.warm and request.until_train is None:
         raise EvaluateError("--warm feeds what precedes --until-train; without that there is nothing")
-    for path in (request.truth,):
-        if path is not None and not path.is_file():
-            raise EvaluateError(f"{path}: no such file")
+    if request.truth is not None and not request.truth.is_file():
+        raise EvaluateError(f"{request.truth}: no such file")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="surgeline-evaluate-")))
         began = time.monotonic()
@@ -143,7 +145,7 @@ class _Pass:
         bar.step("rehearsing", _size(log, bar))
         with closing(engine.store), Predictions(self._path, self.learners, self._names, from_ms) as rows:
             self._rows = rows
-            for frame in log.chunks():
+            for frame in log.chunks(CHUNK_ROWS):
                 before, after = _split(frame, from_ms)
                 if before.height:
                     if request.warm:

@@ -18,6 +18,7 @@ from replay.report.schema import Evaluation
 from stream.scenario import Scenario
 from surgeline.cli import main
 from surgeline.evaluate import parse_time
+from surgeline.predictions import Predictions
 from surgeline.rehearse import rehearse
 
 if TYPE_CHECKING:
@@ -81,6 +82,26 @@ def test_rows_are_the_impressions_of_the_log(night: Night, tmp_path: Path) -> No
     report = rehearse([night.table], Scenario(), Trunk.empty())
     assert found.run.weights_digest == report.weights_digest
     assert found.counts.positives == report.positives
+
+
+def test_rows_that_are_written_in_many_pieces_are_the_same(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Impressions wait for their label across flushes, are found after them, and are then let go."""
+    _, whole, _ = evaluated(tmp_path, night.log, "--cadence", "10s")
+    monkeypatch.setattr("surgeline.evaluation.CHUNK_ROWS", 150)
+    monkeypatch.setattr("surgeline.predictions.FLUSH_ROWS", 100)
+    waiting: list[int] = []
+    settle = Predictions.settle
+
+    def watched(rows: Predictions, labels_until: int) -> None:
+        settle(rows, labels_until)
+        waiting.append(sum(frame.height for frame in rows._waiting))
+
+    monkeypatch.setattr(Predictions, "settle", watched)
+    _, pieces, _ = evaluated(tmp_path, night.log, "--cadence", "10s")
+    assert pieces.equals(whole)
+    assert max(waiting[len(waiting) // 2 :]) < whole.height / 3
 
 
 def test_only_what_follows_the_training_is_judged(night: Night, tmp_path: Path) -> None:
