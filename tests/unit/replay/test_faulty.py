@@ -1,4 +1,4 @@
-"""Fails when a fault asked for in words does something else, does it to other events, or does not count it."""
+"""Fails when a fault asked for in words does something else, or to other events, or is not counted right."""
 
 from __future__ import annotations
 
