@@ -21,6 +21,7 @@ class Lazy(NamedTuple):
 
 COMMANDS = {
     "demo": Lazy("surgeline.demo", "command", "A flash sale on this machine, start to end."),
+    "closed-loop": Lazy("surgeline.closed_loop", "command", "A night ranked by the engine while it learns."),
     "broker": Lazy("surgeline.broker", "command", "Run a broker on this machine until Ctrl-C."),
     "topics": Lazy("surgeline.topics", "command", "Create the scenario's topics, or show them."),
     "train": Lazy("surgeline.train", "command", "Train a trunk from a recorded log."),

@@ -120,13 +120,17 @@ class Double11:
 
     # Frames --------------------------------------------------------------------------------------
 
-    def frames(self) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    def frames(self, from_s: float = 0.0) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """(log, truth) frames in order of event time; every call starts the night anew.
 
-        One reader at a time: a second call takes the world from the first.
+        ``from_s`` leaves out the blocks that begin earlier (seconds after the stream's start), and with
+        them their actions: the same requests as in the whole night, from then on. One reader at a time: a
+        second call takes the world from the first.
         """
         self._reset()
         for block in self.blocks():
+            if block.from_ms < from_s * 1000:
+                continue
             log, truth = self._block(block)
             if log.height:
                 yield log, truth
