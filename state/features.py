@@ -64,11 +64,6 @@ class RealTimeFeatures:
             for entity, row in table.take_changed():
                 yield name, entity, row
 
-    def mark_all_changed(self) -> None:
-        """Publish every row in memory again: the last ``take_changed`` did not arrive."""
-        for table in self.tables.values():
-            table.mark_all_changed()
-
     def mark_changed_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms)."""
         for table in self.tables.values():

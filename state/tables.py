@@ -176,10 +176,6 @@ class DecayedCounts:
         self._unpublished[slots] = False
         yield from self._packed(slots)
 
-    def mark_all_changed(self) -> None:
-        """Publish every row in memory again: the last ``take_changed`` did not arrive."""
-        self._unpublished[: len(self._entities)] = True
-
     def mark_changed_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms)."""
         entities = [e for e, last, _ in self.rows() if last > at]

@@ -8,6 +8,7 @@ worker and the rehearsal drive the same object. One thread uses it.
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -30,6 +31,8 @@ from stream.scenario import Scenario
 from stream.timeline import NEVER, Position, Source, Taken, Timeline
 
 IntArray = npt.NDArray[np.int64]
+
+logger = logging.getLogger(__name__)
 
 IMPRESSIONS, ACTIONS_KIND = 0, 1
 #: Bit of each action in masks: ACTIONS order, as in state.join.
@@ -132,17 +135,30 @@ class Engine:
 
     # -- sources
 
-    def assign(self, source: Source, committed: int | None) -> int | None:
+    def assign(self, source: Source, committed: int | None, end: int | None = None) -> int | None:
         """Begin to read a source. Returns the offset to read from: the state's own, else ``committed``.
 
         A checkpoint comes before its commit, so a ``committed`` beyond the state's own is that of another
-        worker, which had the source meanwhile.
+        worker, which had the source meanwhile: what it did is not done again. ``end`` is the broker's end
+        offset; a state beyond it knows another, deleted topic of that name, and the source starts afresh.
         """
+        committed = None if committed is not None and end is not None and committed > end else committed
         position = self._known.get(source)
-        if position is None or (committed or 0) > position.resume_at:
-            position = Position(end=committed or 0, open_ranges=[], newest=NEVER, promised=NEVER)
+        if position is not None and end is not None and position.end > end:
+            logger.warning(
+                "%s %d ends at %d, before the state's offset %d: the topic was made anew and is read from "
+                "its start",
+                ("impressions", "actions")[source.kind],
+                source.partition,
+                end,
+                position.end,
+            )
+            position = None
+        if position is None:
             resume = committed
+            position = Position(end=committed or 0, open_ranges=[], newest=NEVER, promised=NEVER)
         else:
+            position = position.skipped_to(committed or 0)
             resume = position.resume_at
         self.timeline.assign(source, position, time.monotonic())
         return resume

@@ -46,6 +46,15 @@ class Position(msgspec.Struct, kw_only=True):
         """The offset to read from after a restart."""
         return self.open_ranges[0][0] if self.open_ranges else self.end
 
+    def skipped_to(self, offset: int) -> Position:
+        """The position where everything below ``offset`` is done as well."""
+        return Position(
+            end=max(self.end, offset),
+            open_ranges=[(max(first, offset), last) for first, last in self.open_ranges if last >= offset],
+            newest=self.newest,
+            promised=self.promised,
+        )
+
 
 class Taken(NamedTuple):
     """Events of one kind in order of (time, partition, offset)."""

@@ -41,8 +41,13 @@ class PartitionBatch(NamedTuple):
 class OffsetOwner(Protocol):
     """A state that owns the offsets of batch topics."""
 
-    async def resume(self, committed: Mapping[TP, int | None], epoch: int) -> Mapping[TP, int]:
-        """Where to read each partition from; partitions left out stay at the committed offset."""
+    async def resume(
+        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
+    ) -> Mapping[TP, int]:
+        """Where to read each partition from; partitions left out stay at the committed offset.
+
+        ``ends`` are the broker's end offsets: a state that is beyond one belongs to a topic that is gone.
+        """
 
     def committable(self) -> Mapping[TP, int]:
         """Offsets (of the next record) that the state has made durable."""
@@ -69,7 +74,7 @@ class Consumer(driver.Consumer):
         super().__init__(*args, **kwargs)
         self.epoch = 0
         self._batched: dict[str, bool] = {}
-        # Per partition, batches in order of delivery: [last offset, acknowledged].
+        # Per partition, batches in order of delivery: [last offset, message or None where agents are done].
         self._delivered: dict[TP, deque[list[Any]]] = {}
 
     @property
@@ -108,7 +113,8 @@ class Consumer(driver.Consumer):
             elif self._wanted(tp, active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 message = self._to_batch(tp, fetched)
-                self._delivered.setdefault(tp, deque()).append([message.offset, False])
+                self._settled(tp)
+                self._delivered.setdefault(tp, deque()).append([message.offset, message])
                 yield tp, message
         for tp, record in self.scheduler.iterate(single):
             if not self.flow_active or generation != self.app.consumer_generation_id:
@@ -173,15 +179,22 @@ class Consumer(driver.Consumer):
             return False
         message.acked = True
         self._unacked_messages.discard(message)
-        for entry in self._delivered.get(message.tp, ()):
-            if entry[0] == message.offset:
-                entry[1] = True
-                break
         self._n_acked += 1
         waiting = self._waiting_for_ack
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
         return True
+
+    def _settled(self, tp: TP) -> deque[list[Any]]:
+        """What was delivered of a partition; records of batches that agents are done with are let go.
+
+        By the message's own flag: Faust's compiled streams set it and do not call ``ack``.
+        """
+        delivered = self._delivered.get(tp, deque())
+        for entry in delivered:
+            if entry[1] is not None and entry[1].acked:
+                entry[1] = None
+        return delivered
 
     def lag(self, tp: TP) -> int:
         """Records between the fetcher's position and the partition's end; 0 where not known yet.
@@ -196,7 +209,7 @@ class Consumer(driver.Consumer):
         state = self._fetch_state(tp)
         if state is None or state.position < state.highwater:
             return False
-        return all(acknowledged for _, acknowledged in self._delivered.get(tp, ()))
+        return all(message is None for _, message in self._settled(tp))
 
     def _fetch_state(self, tp: TP) -> Any | None:
         """aiokafka's state of an assigned partition whose position and end are known."""
@@ -222,9 +235,12 @@ class Consumer(driver.Consumer):
             offset: int | None = super()._new_offset(tp)
             return offset
         done = None
-        delivered = self._delivered.get(tp, deque())
-        while delivered and delivered[0][1]:
+        delivered = self._settled(tp)
+        while delivered and delivered[0][1] is None:
             done = delivered.popleft()[0] + 1
+        # Compiled streams note every acknowledged offset in Faust's own books too.
+        self._acked.pop(tp, None)
+        self._acked_index.pop(tp, None)
         return self._owner.committable().get(tp) if self._owner is not None else done
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -242,7 +258,8 @@ class Consumer(driver.Consumer):
         if self._owner is None:
             return
         batched = {tp: self._committed_offset[tp] for tp in self.assignment() if self.is_batched(tp.topic)}
-        resume = await self._owner.resume(batched, self.epoch)
+        ends = await self.highwaters(*batched) if batched else {}
+        resume = await self._owner.resume(batched, ends, self.epoch)
         away = {tp: offset for tp, offset in resume.items() if offset != batched[tp]}
         if away:
             await self.seek_wait(away)

@@ -268,15 +268,6 @@ def test_writing_and_publishing_do_not_know_of_each_other(store: Store) -> None:
     assert checkpoint(table, store) == 1
 
 
-def test_what_did_not_arrive_is_published_again(store: Store) -> None:
-    table = DecayedCounts("item", HALF_LIVES, store, 100)
-    observe(table, 0, [Event("a", 0, START)])
-    observe(table, 1, [Event("b", 0, START + TICK)])
-    taken = dict(table.take_changed())
-    table.mark_all_changed()
-    assert dict(table.take_changed()) == taken
-
-
 def test_after_a_restart_only_what_changed_since_is_published_again(store: Store) -> None:
     table = DecayedCounts("item", HALF_LIVES, store, 100)
     for number, entity in enumerate("abc"):

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.timeline import Source
+from stream.timeline import Position, Source
 
 SOURCES = [Source(kind, partition) for kind in (0, 1) for partition in (0, 1)]
 #: What a worker does next: read so much of a source, run ticks, checkpoint, lose a partition, be killed.
@@ -172,3 +173,22 @@ def test_the_states_own_offset_wins_unless_another_worker_went_further(
         for committed in (None, 0, own):
             assert rig.engine.assign(SOURCES[0], committed) == own
         assert rig.engine.assign(SOURCES[0], 30) == 30
+
+
+def test_a_topic_that_was_made_anew_is_read_from_its_start(new_rig: Callable[[], Any]) -> None:
+    with new_rig() as rig:
+        rig.assign(SOURCES[0])
+        rig.engine.timeline.put(SOURCES[0], 50, [], np.empty(0, np.int64), np.empty(0, np.int64), 0.0)
+        rig.engine.checkpoint()
+        # The broker holds 8 records where the state has done 50: both offsets are of a topic that is gone.
+        assert rig.engine.assign(SOURCES[0], 50, end=8) is None
+        assert rig.engine.timeline.fresh(SOURCES[0], np.arange(8)) is None, "nothing may be skipped"
+        rig.engine.assign(SOURCES[0], 50, end=50)
+
+
+def test_what_another_worker_committed_beyond_our_own_offsets_is_not_done_again() -> None:
+    ours = Position(end=40, open_ranges=[(10, 19), (30, 39)], newest=7, promised=5)
+    theirs = ours.skipped_to(15)
+    assert (theirs.end, theirs.open_ranges, theirs.newest) == (40, [(15, 19), (30, 39)], 7)
+    assert ours.skipped_to(25).open_ranges == [(30, 39)]
+    assert ours.skipped_to(60) == Position(end=60, open_ranges=[], newest=7, promised=5)

@@ -39,10 +39,12 @@ class Owner:
 
     def __init__(self) -> None:
         self.durable: dict[TP, int] = {}
-        self.asked: list[tuple[Mapping[TP, int | None], int]] = []
+        self.asked: list[tuple[dict[TP, int | None], dict[TP, int], int]] = []
 
-    async def resume(self, committed: Mapping[TP, int | None], epoch: int) -> Mapping[TP, int]:
-        self.asked.append((dict(committed), epoch))
+    async def resume(
+        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
+    ) -> Mapping[TP, int]:
+        self.asked.append((dict(committed), dict(ends), epoch))
         return {BATCHED: 40, OTHER: 7}
 
     def committable(self) -> Mapping[TP, int]:
@@ -225,6 +227,19 @@ async def test_partitions_with_something_to_commit(
     assert list(consumer._filter_tps_with_pending_acks({BATCHED})) == [BATCHED]
 
 
+async def test_an_old_batch_does_not_stand_for_one_that_was_fetched_again(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, old = await deliver(consumer, monkeypatch, 9, 19)
+    consumer.epoch += 1
+    consumer._delivered.clear()
+    again = (await fetch(consumer, monkeypatch, {BATCHED: records(0, 19)}))[BATCHED]
+    consumer.ack(old)
+    assert consumer._new_offset(BATCHED) is None
+    consumer.ack(again[0])
+    assert consumer._new_offset(BATCHED) == 20
+
+
 async def test_a_revoked_partition_is_forgotten(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> None:
     (first,) = await deliver(consumer, monkeypatch, 9)
     await consumer.on_partitions_revoked({BATCHED})
@@ -263,12 +278,17 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     await deliver(consumer, monkeypatch, 9)
     monkeypatch.setattr(consumer, "seek_to_committed", to_committed)
     monkeypatch.setattr(consumer, "assignment", lambda: {BATCHED, OTHER, PLAIN})
+
+    async def highwaters(*tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, 99)
+
     monkeypatch.setattr(consumer, "seek_wait", seek_wait)
+    monkeypatch.setattr(consumer, "highwaters", highwaters)
     before = consumer.epoch
     await consumer.perform_seek()
     assert consumer.epoch == before + 1
     # Plain topics are Faust's own; where owner and group agree, no second seek is needed.
-    assert owner.asked == [({BATCHED: 30, OTHER: 7}, consumer.epoch)]
+    assert owner.asked == [({BATCHED: 30, OTHER: 7}, {BATCHED: 99, OTHER: 99}, consumer.epoch)]
     assert sought == [{BATCHED: 40}]
     assert not consumer._delivered
     (message,) = (await fetch(consumer, monkeypatch, {BATCHED: records(40, 41)}))[BATCHED]
