@@ -142,7 +142,9 @@ class _Pass:
         request, engine = self._request, self.engine
         from_ms = request.until_train or 0
         left = request.limit
-        bar.step("rehearsing", _size(log, bar))
+        total = _size(log, bar)
+        # With a training part before it, where a limit ends is not known yet.
+        bar.step("rehearsing", total if left is None or total is None or from_ms else min(total, left))
         with closing(engine.store), Predictions(self._path, self.learners, self._names, from_ms) as rows:
             self._rows = rows
             for frame in log.chunks(CHUNK_ROWS):
