@@ -44,15 +44,15 @@ NAMES: tuple[str, ...] = get_args(Name)
 SCORED = ("frozen", "live")
 
 SCENARIO = """\
-name = "closed-{arm}"
+name = "closed-{run}-{arm}"
 trunk = {trunk}
 
 [topics]
-impressions = "closed-{arm}-impressions"
-actions = "closed-{arm}-actions"
-dead_letter = "closed-{arm}-dead-letter"
-weights = "closed-{arm}-weights"
-features = "closed-{arm}-features"
+impressions = "closed-{run}-{arm}-impressions"
+actions = "closed-{run}-{arm}-actions"
+dead_letter = "closed-{run}-{arm}-dead-letter"
+weights = "closed-{run}-{arm}-weights"
+features = "closed-{run}-{arm}-features"
 partitions = 2
 
 [times]
@@ -78,13 +78,15 @@ class ClosedLoopError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What all arms share. ``from_s``: where the loop begins, seconds after the night's start."""
+    """What all arms share. ``from_s``: where the loop begins, seconds after the night's start. ``name`` is
+    part of every topic's, so that a broker that stays does not bring in an earlier loop's events."""
 
     config: Double11Config
     from_s: float
     speed: float
     folder: Path
     bootstrap: str
+    name: str
 
 
 class Freshness(msgspec.Struct, kw_only=True):
@@ -311,7 +313,9 @@ class Arm:
     async def _start(self, stack: ExitStack) -> None:
         """Serving, and for a learning arm a worker; ready when this returns."""
         trunk = json.dumps(str(self.plan.folder / "trunk"))
-        self._scenario.write_text(SCENARIO.format(arm=self.name, trunk=trunk), encoding="utf-8")
+        self._scenario.write_text(
+            SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk), encoding="utf-8"
+        )
         await asyncio.to_thread(prepare, self.plan.bootstrap, load_scenario(self._scenario))
         env = {
             **os.environ,

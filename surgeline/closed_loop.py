@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -160,7 +161,7 @@ def run(names: Sequence[str], config: Double11Config, speed: float, folder: Path
 
     # On a cell's edge: the evening and the loop share no block.
     from_s = round(EVENING_SHARE * config.span_s / config.cell) * config.cell
-    plan = Plan(config, from_s, speed, folder, bootstrap)
+    plan = Plan(config, from_s, speed, folder, bootstrap, secrets.token_hex(3))
     training = train_on_evening(plan)
     say(
         f"Trunk: trained on {training.rows:,} impressions of the evening, AUC "

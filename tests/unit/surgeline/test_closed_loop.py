@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from surgeline.closed_loop import (
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     config = night(minutes=0.5, rate=300.0, seed=3, speed=1.0, items=200, users=500)
-    return Plan(config, from_s=12.0, speed=2.0, folder=tmp_path_factory.mktemp("loop"), bootstrap="")
+    return Plan(
+        config, from_s=12.0, speed=2.0, folder=tmp_path_factory.mktemp("loop"), bootstrap="", name="test"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +90,16 @@ def test_the_trunk_is_trained_on_the_evening_only(plan: Plan) -> None:
 
 
 def test_the_gap_is_the_oracle_s_lead_over_the_frozen_model(outcomes: list[Outcome]) -> None:
-    replace = msgspec.structs.replace
+    change = msgspec.structs.replace
     arms = [
-        replace(outcomes[0], arm="frozen", click_regret=100.0, revenue_regret=50.0),
-        replace(outcomes[0], arm="live", click_regret=40.0, revenue_regret=60.0),
-        replace(outcomes[0], arm="oracle", click_regret=0.0, revenue_regret=0.0),
+        change(outcomes[0], arm="frozen", click_regret=100.0, revenue_regret=50.0),
+        change(outcomes[0], arm="live", click_regret=40.0, revenue_regret=60.0),
+        change(outcomes[0], arm="oracle", click_regret=0.0, revenue_regret=0.0),
     ]
     compare(arms)
     assert [arm.gap_closed for arm in arms] == pytest.approx([0.0, 0.6, 1.0])
     assert [arm.revenue_gap_closed for arm in arms] == pytest.approx([0.0, -0.2, 1.0])
-    alone = [replace(outcomes[1], gap_closed=None)]
+    alone = [change(outcomes[1], gap_closed=None)]
     compare(alone)
     assert alone[0].gap_closed is None
 
@@ -107,7 +110,7 @@ def test_arms_that_had_other_requests_are_not_compared(plan: Plan, monkeypatch: 
 
     def other(self: Arm, name: str, given: Plan) -> None:
         config = msgspec.structs.replace(given.config, seed=next(seeds))
-        init(self, name, Plan(config, given.from_s, given.speed, given.folder, given.bootstrap))
+        init(self, name, replace(given, config=config))
 
     monkeypatch.setattr(Arm, "__init__", other)
     with pytest.raises(ClosedLoopError, match="same requests"):
