@@ -28,6 +28,7 @@ from state.store import Batch, Store
 from stream.decode import Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
 from stream.scenario import Scenario
+from stream.tick_log import TickLog
 from stream.timeline import NEVER, Position, Source, Taken, Timeline
 
 IntArray = npt.NDArray[np.int64]
@@ -70,18 +71,6 @@ class _Meta(msgspec.Struct):
     positions: list[tuple[int, int, Position]]
 
 
-class TickStats(msgspec.Struct):
-    """What one event-time tick did: the raw material of the live page and of reports."""
-
-    tick_end: int
-    impressions: int
-    actions: int
-    samples: int
-    positives: int
-    predicted: list[float]
-    loss: list[float]
-
-
 class Engine:
     """A worker's engine over one state folder.
 
@@ -121,7 +110,7 @@ class Engine:
         self.published_until = NEVER
         self._last_learned_tick = NEVER
         self._known: dict[Source, Position] = {}
-        self.recent: list[TickStats] = []
+        self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
@@ -270,7 +259,7 @@ class Engine:
         if self.observer is not None:
             self.observer(tick, closed)
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
-        self._note(tick * self.tick_ms, closed)
+        self.stats.closed(tick * self.tick_ms, closed)
 
     def _tick(self, tick: int, impressions: Taken, actions: Taken) -> None:
         events: list[Impression] = impressions.events
@@ -313,7 +302,7 @@ class Engine:
             if self.predict_observer is not None:
                 self.predict_observer(tick, inputs)
             self.join.attach_payload(inputs, self.panel.predict(inputs))
-        self._stats(tick, len(ids), len(joined.bits))
+        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits))
 
     def _count(
         self,
@@ -360,36 +349,6 @@ class Engine:
                     column = index.get(name)
                     if column is not None and abs(value) < 1e6:
                         snapshot[row, column] = value
-
-    # -- statistics of ticks
-
-    def _stats(self, tick: int, impressions: int, actions: int) -> None:
-        self._latest(tick * self.tick_ms + self.tick_ms).impressions += impressions
-        self.recent[-1].actions += actions
-
-    def _note(self, tick_end: int, closed: Closed) -> None:
-        stats = self._latest(tick_end)
-        predictions = closed.predictions.astype(np.float64)
-        clipped = np.minimum(np.maximum(predictions, 1e-7), 1 - 1e-7)
-        labels = closed.labels[:, None]
-        loss = -(labels * np.log(clipped) + (1 - labels) * np.log1p(-clipped)).sum(axis=0)
-        stats.samples += len(closed.labels)
-        stats.positives += int(closed.labels.sum())
-        stats.predicted = [
-            a + b for a, b in zip(stats.predicted, predictions.sum(axis=0).tolist(), strict=True)
-        ]
-        stats.loss = [a + b for a, b in zip(stats.loss, loss.tolist(), strict=True)]
-
-    def _latest(self, tick_end: int) -> TickStats:
-        if not self.recent or self.recent[-1].tick_end != tick_end:
-            zeros = [0.0] * len(self.panel.learner_names)
-            self.recent.append(TickStats(tick_end, 0, 0, 0, 0, zeros, list(zeros)))
-        return self.recent[-1]
-
-    def take_stats(self) -> list[TickStats]:
-        """Statistics of the ticks since the last call, oldest first."""
-        taken, self.recent = self.recent, []
-        return taken
 
     # -- checkpoint, weights, digest
 

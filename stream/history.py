@@ -97,7 +97,7 @@ class History:
             watermark=max(engine.done_until, 0),
             buffered=engine.timeline.buffered,
         )
-        for stats in engine.take_stats():
+        for stats in engine.stats.take():
             moment.impressions += stats.impressions
             moment.actions += stats.actions
             moment.samples += stats.samples

@@ -132,7 +132,7 @@ class Rehearsal:
         for source in self._offsets:
             engine.timeline.promise(source, complete_ms, now)
         engine.advance()
-        engine.take_stats()
+        engine.stats.take()
         if now - self._checkpointed > CHECKPOINT_S:
             engine.checkpoint()
             self._checkpointed = now

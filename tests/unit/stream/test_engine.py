@@ -242,8 +242,8 @@ def test_refused_records_are_returned_counted_and_passed_by(rig: MakeRig, shown:
 def test_statistics_of_ticks_add_up(rig: MakeRig, shown: Any, done: Any) -> None:
     one = rig()
     one.feed(*(shown(i, 400 * i, user=f"u{i}") for i in range(10)), done(3, 1_300), until=20_000)
-    stats = one.engine.take_stats()
-    assert one.engine.take_stats() == []
+    stats = one.engine.stats.take()
+    assert one.engine.stats.take() == []
     assert [tick.tick_end for tick in stats] == sorted({tick.tick_end for tick in stats})
     totals = [
         sum(getattr(tick, name) for tick in stats)
