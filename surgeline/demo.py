@@ -34,8 +34,8 @@ name = "demo"
 trunk = {trunk}
 
 [times]
-label_window_s = 3.0
-lateness_s = 0.5
+label_window_s = 1.5
+lateness_s = 0.3
 join_limit_s = 120.0
 """
 OBD_TRAINED_DAYS = 4
@@ -276,7 +276,7 @@ def summarise(
         f"({totals['orphans_waiting']:,} wait, {totals['orphans_expired']:,} came too late)"
     )
     say(f"  learned from     {totals['samples']:,} samples, {totals['positives']:,} of them clicked in time")
-    say(f"  weights          {after['stamp']['version']:,} versions, one a second, all served as they came")
+    say(f"  weights          {after['stamp']['version']:,} versions, about one a second, served as they came")
     say("\n  learner           AUC     log loss   predicted/observed   (each predicted before it learned)")
     ranked = sorted(view["metrics"].items(), key=lambda item: item[1]["log_loss"] or 9.0)
     for name, figures in ranked:
