@@ -186,7 +186,11 @@ class Process:
 
 
 class Worker(Process):
-    """``faust -A stream.app worker``; the same arguments again restart it on its state."""
+    """``faust -A stream.app worker``; the same arguments again restart it on its state.
+
+    Each start has a web port of its own, as a new container has a host name of its own: a static member
+    must get its partitions all the same.
+    """
 
     def __init__(self, scenario: Scenario, bootstrap: str, home: Path, worker_id: str = "0") -> None:
         self.scenario, self.home, self.worker_id = scenario, home, worker_id

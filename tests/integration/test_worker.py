@@ -26,6 +26,7 @@ from tests.integration.harness import (
     end_log,
     get,
     kept,
+    produce,
     read_topic,
     rehearse,
     until,
@@ -214,6 +215,30 @@ def test_a_restart_goes_on_and_does_nothing_again(life: Life) -> None:
     assert life.again == life.totals[1]
     first = life.worker.view()["moments"][0]["version"]
     assert first == life.state.version + 1
+
+
+def test_silence_closes_the_last_samples(
+    broker: str, scenario_factory: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """Failure: partitions that are read to their end hold the last labels back for ever.
+
+    Mechanism: a log that ends without watermarks and leaves partitions empty (one user); the worker has to
+    know that its agents are done with every batch, also where Faust's streams are compiled and
+    acknowledge past the consumer. Required: after ``times.idle_s`` of silence every sample is learned.
+    """
+    scenario = scenario_factory(times=msgspec.structs.replace(TIMES, idle_s=1.0))
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        events = [
+            {"impression_id": f"i{k}", "event_time": T0 + k * 500, "user_id": "u", "item_id": "x"}
+            for k in range(20)
+        ]
+        encode = msgspec.json.encode
+        produce(broker, [(scenario.topics.impressions, 1, b"u", encode(event)) for event in events])
+        assert worker.reached(samples=20)["samples"] == 20
+        assert worker.stop() == 0
+    finally:
+        worker.end()
 
 
 if KCAT:
