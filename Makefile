@@ -49,7 +49,7 @@ lint: setup
 	$(PY) -m mypy
 
 test: lint ## Lint, types, tests (KAFKA_HOME adds Apache Kafka to the broker tests)
-	$(PY) -m pytest -m 'not slow'
+	$(PY) -m pytest -m 'not slow' -n 2 --dist loadgroup
 
 bench: setup ## Every figure in bench/, each beside its peer and its limit
 	$(PY) -m bench all

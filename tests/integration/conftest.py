@@ -22,7 +22,12 @@ if brokers.kafka_home() is not None:
     KINDS.append("kafka")
 
 
-@pytest.fixture(scope="session", params=[pytest.param(kind, marks=pytest.mark.kafka) for kind in KINDS])
+# Where tests run in parallel, one process has all tests of a kind: a broker starts once, and tests of one
+# kind, which wait far more than they compute, overlap with those of the other.
+PARAMS = [pytest.param(kind, marks=[pytest.mark.kafka, pytest.mark.xdist_group(kind)]) for kind in KINDS]
+
+
+@pytest.fixture(scope="session", params=PARAMS)
 def running_broker(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[brokers.Broker]:
