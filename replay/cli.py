@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from replay.log import LogInfo, RecordedLog, open_log, write_log
-from replay.pacing import TIME_MODES
+from replay.pacing import TIME_MODES, ArrivalCurve, is_curve, retime
 from stream.scenario import load_scenario
 
 #: A log whose files are no larger is counted before it is replayed, for the time that is left.
@@ -120,12 +120,23 @@ def replay(
     type=click.Path(dir_okay=False, path_type=Path),
     help="A .parquet or .jsonl file.",
 )
+@click.option(
+    "--retime",
+    "other",
+    metavar="OTHER",
+    help="Give the events the arrival curve of OTHER: a log, or a CSV file of period,count.",
+)
 @_limit
 @_mapping
-def export(log: str, out: Path, limit: int | None, mapping: Path | None) -> None:
-    """Write LOG in the canonical columns."""
+def export(log: str, out: Path, other: str | None, limit: int | None, mapping: Path | None) -> None:
+    """Write LOG in the canonical columns.
+
+    With --retime the k-th event comes when the same share of OTHER's events has come; the order of events
+    stays, and so does all else in them. --limit counts after that: the first N of the re-timed log.
+    """
     opened = open_log(log, mapping)
-    events = write_log(_head(opened.chunks(), limit), out)
+    source = opened if other is None else _retimed(opened, other)
+    events = write_log(_head(source.chunks(), limit), out)
     click.echo(f"{out}: {events:,} events, {out.stat().st_size:,} bytes")
     _say_refused(opened)
 
@@ -188,6 +199,15 @@ def _rates(log: RecordedLog, info: LogInfo, first_ms: int, last_ms: int) -> str:
         f"(median minute {int(np.median(minutes)):,})\n"
         f"rate         |{bars}|"
     )
+
+
+def _retimed(log: RecordedLog, other: str) -> RecordedLog:
+    if is_curve(other):
+        return retime(log, ArrivalCurve.from_csv(Path(other)))
+    curve = open_log(other)
+    retimed = retime(log, curve)
+    _say_refused(curve)
+    return retimed
 
 
 def _is_small(log: RecordedLog) -> bool:

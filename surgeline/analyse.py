@@ -14,6 +14,7 @@ from models.weights import LearnerMetrics
 from replay.report.schema import (
     Bootstrap,
     CadenceArm,
+    ExpertWeights,
     HotItem,
     LearnerRow,
     Lists,
@@ -24,6 +25,7 @@ from replay.report.schema import (
 )
 from surgeline.figures import Codes, Scored
 from surgeline.groups import COARSE_BUCKETS, TRUTH_FLAGS, Buckets, Grouping, buckets, coarse, groupings, lists
+from surgeline.mixture import expert_weights
 from surgeline.predictions import CADENCE, LEARNER
 from surgeline.resample import Draws, Resampler, estimate
 
@@ -55,6 +57,7 @@ class Analysis(NamedTuple):
     hot_items: list[HotItem]
     cadence: list[CadenceArm]
     bootstrap: Bootstrap | None
+    expert_weights: list[ExpertWeights]
 
 
 def analyse(
@@ -80,6 +83,7 @@ def analyse(
     timeline = _timeline(line, clicked)
     segments = [_segment(cut, clicked) for cut in cuts]
     table: list[LearnerRow] = []
+    losses: dict[str, npt.NDArray[np.float64]] = {}
     reliability: dict[str, list[ReliabilityBin]] = {}
     reference: tuple[Scored, Draws | None] | None = None
     names = [*learners, *([TRUTH] if truth is not None else [])]
@@ -105,6 +109,8 @@ def analyse(
         )
         reliability[name] = _reliability(scored)
         _add_to_timeline(timeline, line, name, scored)
+        if name != TRUTH:
+            losses[name] = scored.loss_sums(line.codes, len(line.start_ms))
         for segment, cut in zip(segments, cuts, strict=True):
             _add_to_segment(segment, cut, thirds, name, scored)
     return Analysis(
@@ -122,6 +128,7 @@ def analyse(
         hot_items=_hot_items(rows, line),
         cadence=_cadence(path, cadences, clicked, resampler, reference),
         bootstrap=resampler.meta if resampler.usable else None,
+        expert_weights=expert_weights(line.start_ms, losses),
     )
 
 

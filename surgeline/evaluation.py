@@ -280,6 +280,7 @@ def _evaluation(
         cadence=found.cadence,
         bootstrap=found.bootstrap,
         notes=_notes(engine, found, rehearsal, request),
+        expert_weights=found.expert_weights,
     )
 
 

@@ -37,7 +37,7 @@ class Scored:
     def by(self, groups: Codes, count: int) -> list[Figures]:
         """Figures of groups 0 .. count - 1."""
         n, positives = sizes(groups, self.clicked, count)
-        loss = np.bincount(groups, weights=self._loss, minlength=count)
+        loss = self.loss_sums(groups, count)
         predicted = self.predicted(groups, count)
         auc = self.auc(groups, count)
         with np.errstate(invalid="ignore", divide="ignore"):
@@ -50,6 +50,10 @@ class Scored:
     def predicted(self, groups: Codes, count: int) -> FloatArray:
         """Sum of predictions of each group."""
         return _sums(groups, self.scores, count)
+
+    def loss_sums(self, groups: Codes, count: int) -> FloatArray:
+        """Sum of log losses of each group, nats."""
+        return _sums(groups, self._loss, count)
 
     def losses(self) -> FloatArray:
         """Log loss of each row, nats."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
-from replay.report.schema import CadenceArm, Estimate, HotItem, ReliabilityBin, TimeLine
+from replay.report.schema import CadenceArm, Estimate, ExpertWeights, HotItem, ReliabilityBin, TimeLine
 from replay.report.svg import (
     BOTTOM,
     HEIGHT,
@@ -16,6 +17,7 @@ from replay.report.svg import (
     Scale,
     area,
     axes,
+    band,
     decades,
     drawing,
     hover,
@@ -157,6 +159,31 @@ def over_time(
         for i in range(len(enough))
     ]
     return _frame(timeline, padded(values), body, short, words, label)
+
+
+def expert_weights(
+    timeline: TimeLine, found: Sequence[ExpertWeights], names: Sequence[str], colour: Mapping[str, str]
+) -> str:
+    """Weights stacked to 1, the first of ``names`` at the bottom; level within a bucket."""
+    by_start = {entry.at: entry.weights for entry in found}
+    shown = [by_start.get(start, {}) for start in timeline.start_ms]
+
+    def body(x: Scale, y: Scale, middles: list[float]) -> str:
+        # A step a bucket; over a pause, weights stand until the next one.
+        edges = [x.at(start) for start in timeline.start_ms] + [x.end]
+        places = [at for left, right in pairwise(edges) for at in (left, right)]
+        total = [0.0] * len(shown)
+        parts = []
+        for name in names:
+            lower = [y.at(value) for value in total for _ in range(2)]
+            total = [value + row.get(name, 0.0) for value, row in zip(total, shown, strict=True)]
+            upper = [y.at(value) for value in total for _ in range(2)]
+            parts.append(band(list(zip(places, lower, strict=True)), upper, f"expert {colour[name]}"))
+        return "".join(parts)
+
+    words = ["\n".join(f"{name} {row.get(name, 0.0):.3f}" for name in names) for row in shown]
+    label = "Weights of a mixture of the learners over time"
+    return _frame(timeline, (0.0, 1.0), body, short, words, label)
 
 
 def reliability(bins: Mapping[str, Sequence[ReliabilityBin]], colour: Mapping[str, str]) -> str:

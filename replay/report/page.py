@@ -21,6 +21,8 @@ def render(found: Evaluation) -> str:
     if found.cadence:
         body.append(_cadence(found))
     body.append(_quality(found, colour))
+    if found.expert_weights:
+        body.append(_experts(found, colour))
     body.append(_items(found, colour))
     if found.segments:
         body.append(_segments(found, colour))
@@ -140,6 +142,18 @@ def _quality(found: Evaluation, colour: Mapping[str, str]) -> str:
         )
         + "</div>"
     )
+
+
+def _experts(found: Evaluation, colour: Mapping[str, str]) -> str:
+    known = found.expert_weights[0].weights
+    names = [row.name for row in found.learners if row.name in known]
+    words = (
+        "The weights that a Bayesian mixture of the learners would have; nothing is served with them yet. "
+        f"They are updated once a step of {duration(found.timeline.bucket_s)} with its summed log loss, from "
+        "earlier steps alone; fixed share lets a learner come back."
+    )
+    chart = charts.expert_weights(found.timeline, found.expert_weights, names, colour)
+    return _card("Expert weights", _legend(names, colour) + chart, words)
 
 
 def _items(found: Evaluation, colour: Mapping[str, str]) -> str:

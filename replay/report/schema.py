@@ -109,6 +109,16 @@ class CadenceArm(msgspec.Struct, kw_only=True):
     estimate: Estimate
 
 
+class ExpertWeights(msgspec.Struct, kw_only=True, frozen=True):
+    """What a mixture of the learners would weigh each by in the timeline's bucket that starts ``at`` (ms).
+
+    They come from losses before that bucket alone, and sum to 1.
+    """
+
+    at: int
+    weights: dict[str, float]
+
+
 class Bootstrap(msgspec.Struct, kw_only=True, frozen=True):
     """How intervals were made."""
 
@@ -190,3 +200,4 @@ class Evaluation(msgspec.Struct, kw_only=True):
     cadence: list[CadenceArm]
     bootstrap: Bootstrap | None
     notes: list[str]
+    expert_weights: list[ExpertWeights] = []

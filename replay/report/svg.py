@@ -122,6 +122,15 @@ def area(points: Sequence[tuple[float, float]], base: float, kind: str) -> str:
     return f'<path class="fill {kind}" d="M{first:.1f} {base:.1f}L{outline}L{last:.1f} {base:.1f}Z"/>'
 
 
+def band(lower: Sequence[tuple[float, float]], upper: Sequence[float], kind: str) -> str:
+    """A filled band between two curves over the same places: ``lower`` as (x, y), ``upper`` as y."""
+    if not lower:
+        return ""
+    above = [(x, y) for (x, _), y in zip(lower, upper, strict=True)]
+    outline = "L".join(f"{x:.1f} {y:.1f}" for x, y in [*above, *reversed(lower)])
+    return f'<path class="fill {kind}" d="M{outline}Z"/>'
+
+
 def hover(x: float, width: float, top: float, bottom: float, words: str) -> str:
     """An invisible strip that says ``words`` when the pointer rests on it."""
     return (

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from replay.report.charts import expert_weights
 from replay.report.page import render
 from replay.report.schema import (
     Bootstrap,
@@ -15,6 +16,7 @@ from replay.report.schema import (
     Counts,
     Estimate,
     Evaluation,
+    ExpertWeights,
     Figures,
     HotItem,
     Interval,
@@ -26,7 +28,7 @@ from replay.report.schema import (
     SegmentRow,
     TimeLine,
 )
-from replay.report.svg import Scale, decades, line, ticks
+from replay.report.svg import BOTTOM, HEIGHT, TOP, Scale, decades, line, ticks
 from replay.report.text import colours, duration
 
 HOSTILE = '<script>alert("x")</script>&\'"'
@@ -121,6 +123,10 @@ def evaluation(buckets: int = 6, auc: float | None = 0.7, name: str = HOSTILE) -
         ],
         bootstrap=Bootstrap(unit="user", units=9, groups=9, replicates=10, level=0.95, seed=0),
         notes=[name],
+        expert_weights=[
+            ExpertWeights(at=T0 + k * 10_000, weights={"frozen": 0.25, "last_layer": 0.5, name: 0.25})
+            for k in range(buckets)
+        ],
     )
 
 
@@ -189,8 +195,24 @@ def test_the_page_says_what_was_run() -> None:
         "AUC over time",
         "Log loss over time",
         "Segments",
+        "Expert weights",
+        "nothing is served with them yet",
     ):
         assert title in text
+
+
+def test_expert_weights_are_stacked_to_the_top_and_optional() -> None:
+    found = evaluation(3, name="night")
+    chart = expert_weights(
+        found.timeline, found.expert_weights, ["frozen", "last_layer"], {"frozen": "l5", "last_layer": "l0"}
+    )
+    bands = re.findall(r'class="fill expert (l\d)" d="M([^"]*)Z"', chart)
+    heights = {kind: {float(p.split()[1]) for p in path.split("L")} for kind, path in bands}
+    bottom, top = HEIGHT - BOTTOM, TOP
+    quarter, three = (round(bottom + share * (top - bottom), 1) for share in (0.25, 0.75))
+    assert heights == {"l5": {bottom, quarter}, "l0": {quarter, three}}
+    found.expert_weights = []
+    assert "Expert weights" not in Page(render(found)).text
 
 
 @pytest.mark.parametrize("buckets", [0, 1, 2, 90])
