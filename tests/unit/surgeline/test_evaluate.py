@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import polars as pl
 import pytest
 from click.testing import CliRunner, Result
@@ -62,6 +63,25 @@ def test_figures_are_those_of_the_predictions_file(night: Night, tmp_path: Path)
         )
         assert found.timeline.impressions[k] == here.height
         assert found.timeline.clicks[k] == here["label"].sum()
+
+
+def test_expert_weights_are_those_of_earlier_losses(night: Night, tmp_path: Path) -> None:
+    """From the predictions file in one product, without the truth; the share is small beside the odds."""
+    found, rows, _ = evaluated(tmp_path, night.log, "--truth", night.truth)
+    names = [row.name for row in found.learners if row.name != "truth"]
+    assert [entry.at for entry in found.expert_weights] == found.timeline.start_ms
+    for entry in found.expert_weights:
+        assert list(entry.weights) == names
+        assert sum(entry.weights.values()) == pytest.approx(1.0)
+    assert set(found.expert_weights[0].weights.values()) == {1 / len(names)}
+    first = rows.filter(pl.col("event_time") < found.timeline.start_ms[1])
+    likelihood = []
+    for name in names:
+        p = first[f"p_{name}"].cast(pl.Float64).to_numpy().clip(1e-7, 1 - 1e-7)
+        likelihood.append(np.where(first["label"].to_numpy() > 0, p, 1 - p).prod())
+    for name, value in zip(names, likelihood, strict=True):
+        shared = 0.99 * value / sum(likelihood) + 0.01 / len(names)
+        assert found.expert_weights[1].weights[name] == pytest.approx(shared, rel=1e-6)
 
 
 def test_rows_are_the_impressions_of_the_log(night: Night, tmp_path: Path) -> None:
