@@ -153,7 +153,8 @@ def _experts(found: Evaluation, colour: Mapping[str, str]) -> str:
         "earlier steps alone; fixed share lets a learner come back."
     )
     chart = charts.expert_weights(found.timeline, found.expert_weights, names, colour)
-    return _card("Expert weights", _legend(names, colour) + chart, words)
+    pair = f'<div class="pair"><div>{chart}</div><div>{tables.experts(found, names, colour)}</div></div>'
+    return _card("Expert weights", pair, words)
 
 
 def _items(found: Evaluation, colour: Mapping[str, str]) -> str:

@@ -61,6 +61,20 @@ def learners(found: Evaluation, colour: Mapping[str, str]) -> str:
     return table(head, rows)
 
 
+def experts(found: Evaluation, names: Sequence[str], colour: Mapping[str, str]) -> str:
+    """One row a learner: its weight on average over the steps and in the last one, and how often it leads."""
+    entries = [entry.weights for entry in found.expert_weights]
+    # At even weights nobody leads.
+    leads = [max(row, key=row.__getitem__) for row in entries if max(row.values()) > min(row.values())]
+    rows = (
+        f'<tr><td class="name"><i class="key {colour[name]}"></i>{text(name)}</td>'
+        f"<td>{number(sum(row[name] for row in entries) / len(entries), 3)}</td>"
+        f"<td>{number(entries[-1][name], 3)}</td><td>{leads.count(name)}</td></tr>"
+        for name in names
+    )
+    return table(["", "mean weight", "in the last step", "steps in the lead"], rows)
+
+
 def cadences(found: Evaluation) -> str:
     """One row a cadence."""
     rows = (

@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from replay.report import tables
 from replay.report.charts import expert_weights
 from replay.report.page import render
 from replay.report.schema import (
@@ -203,14 +204,16 @@ def test_the_page_says_what_was_run() -> None:
 
 def test_expert_weights_are_stacked_to_the_top_and_optional() -> None:
     found = evaluation(3, name="night")
-    chart = expert_weights(
-        found.timeline, found.expert_weights, ["frozen", "last_layer"], {"frozen": "l5", "last_layer": "l0"}
-    )
+    names = ["frozen", "last_layer"]
+    chart = expert_weights(found.timeline, found.expert_weights, names, colours(names))
     bands = re.findall(r'class="fill expert (l\d)" d="M([^"]*)Z"', chart)
     heights = {kind: {float(p.split()[1]) for p in path.split("L")} for kind, path in bands}
     bottom, top = HEIGHT - BOTTOM, TOP
     quarter, three = (round(bottom + share * (top - bottom), 1) for share in (0.25, 0.75))
     assert heights == {"l5": {bottom, quarter}, "l0": {quarter, three}}
+    rows = re.findall(r"<tr>.*?</tr>", tables.experts(found, names, colours(names)))
+    assert re.findall(r"<td>([^<]*)</td>", rows[1]) == ["0.250", "0.250", "0"]
+    assert re.findall(r"<td>([^<]*)</td>", rows[2]) == ["0.500", "0.500", "3"]
     found.expert_weights = []
     assert "Expert weights" not in Page(render(found)).text
 
