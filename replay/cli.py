@@ -50,6 +50,8 @@ _limit = click.option("--limit", type=click.IntRange(min=1), help="Only the firs
 @click.option("--watermark/--no-watermark", default=True, help="End every partition with a watermark.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME=...", help="Add a fault; may be repeated.")
 @click.option("--fault-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--broker-pid", type=click.IntRange(min=1), help="The process that broker_pause means.")
+@click.option("--worker-pid", type=click.IntRange(min=1), help="The process that worker_kill means.")
 def replay(
     log: str,
     speed: str,
@@ -62,6 +64,8 @@ def replay(
     watermark: bool,
     faults: tuple[str, ...],
     fault_seed: int,
+    broker_pid: int | None,
+    worker_pid: int | None,
 ) -> None:
     """Send LOG (a known name, or a file) to Kafka at its own pace or faster.
 
@@ -74,13 +78,21 @@ def replay(
       hot_key=START:LENGTH:COPIES[:ITEM]   one user floods a partition
       schema_change=KIND[:FIELD[:START]]   extra, rename or retype a field
       malformed=SHARE                      bytes that are no events
+      broker_pause=START:LENGTH[:PID]      SIGSTOP, and SIGCONT after LENGTH
+      worker_kill=START[:PID]              SIGKILL; its supervisor restarts it
     """
     from replay.display import Display
+    from replay.fault_options import OF_PROCESSES, parse_fault
     from replay.faulty import FaultyLog, describe
     from replay.player import play
+    from replay.process_faults import ProcessFaults
 
     opened = open_log(log, mapping)
-    faulty = FaultyLog(opened, faults, fault_seed, limit) if faults else None
+    parsed = [parse_fault(fault) for fault in faults]
+    of_log = [fault for fault in parsed if fault.name not in OF_PROCESSES]
+    of_processes = [fault for fault in parsed if fault.name in OF_PROCESSES]
+    processes = ProcessFaults(of_processes, fault_seed, broker_pid=broker_pid, worker_pid=worker_pid)
+    faulty = FaultyLog(opened, of_log, fault_seed, limit) if of_log else None
     total = opened.info() if _is_small(opened) else None
     with Display(opened.name, total, limit) as display:
         report = play(
@@ -93,6 +105,7 @@ def replay(
             limit=None if faulty else limit,
             watermark=watermark,
             on_progress=display.update,
+            processes=processes,
         )
     by_action = ", ".join(f"{name} {count:,}" for name, count in sorted(report.by_action.items()))
     click.echo(
@@ -107,6 +120,8 @@ def replay(
         )
     for line in describe(faulty.counts) if faulty else ():
         click.echo(f"{line}{' (with what was prepared and not sent)' if report.interrupted else ''}")
+    for line in processes.lines():
+        click.echo(line)
     _say_refused(opened)
     if report.interrupted:
         sys.exit(INTERRUPTED)

@@ -64,6 +64,19 @@ def _duration(text: str) -> int:
     return _signed(text)
 
 
+def _moment(text: str) -> tuple[int, int]:
+    """A place in the log, or the first and last of those between which it is drawn."""
+    low, dash, high = text.partition("-")
+    try:
+        first = _duration(low)
+        last = _duration(high) if dash else first
+    except _Wrong:
+        last = -1
+    if last < 0 or last < first:
+        raise _Wrong("a duration such as 30s, or two such as 20s-40s between which it is drawn")
+    return first, last
+
+
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise _Wrong("a whole number of at least 1")
@@ -115,7 +128,15 @@ FAULTS: dict[str, tuple[_Parameter, ...]] = {
         _Parameter("start", _duration, default=0),
     ),
     "malformed": (_Parameter("share", _share, required=True),),
+    "broker_pause": (
+        _Parameter("start", _moment, required=True),
+        _Parameter("length", _duration, required=True),
+        _Parameter("pid", _positive),
+    ),
+    "worker_kill": (_Parameter("start", _moment, required=True), _Parameter("pid", _positive)),
 }
+#: Faults of processes (`replay.process_faults`); all others are of the log.
+OF_PROCESSES = ("broker_pause", "worker_kill")
 
 
 def usage(name: str) -> str:

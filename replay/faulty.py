@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from replay.fault_options import FAULTS, Fault, parse_fault
+from replay.fault_options import FAULTS, OF_PROCESSES, Fault, parse_fault
 from replay.log import CHUNK_ROWS, LogInfo, RecordedLog
 from replay.order import in_slices
 from replay.player import DELIVERED
@@ -42,6 +42,9 @@ class FaultyLog:
         self, log: RecordedLog, faults: Sequence[str | Fault], seed: int = 0, limit: int | None = None
     ) -> None:
         parsed = [parse_fault(fault) if isinstance(fault, str) else fault for fault in faults]
+        for fault in parsed:
+            if fault.name in OF_PROCESSES:
+                raise FaultError(f"fault {fault.name} is of a process, not of the log: see ProcessFaults")
         names = list(FAULTS)
         self.name = log.name
         self.faults = sorted(parsed, key=lambda fault: names.index(fault.name))

@@ -25,6 +25,7 @@ from replay.columns import ACTION
 from replay.lag import LagProbe
 from replay.log import CHUNK_ROWS, RecordedLog
 from replay.pacing import Lateness, Pace, Shift, TimeMode, slices
+from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
 from stream.events import Watermark
@@ -108,15 +109,18 @@ def play(
     watermark: bool = True,
     rows: int = CHUNK_ROWS,
     on_progress: Callable[[Progress], None] | None = None,
+    processes: ProcessFaults | None = None,
 ) -> PlayReport:
     """Send ``log`` to the scenario's topics, which are made where they are missing.
 
     ``speed``: ``max``, ``1x``, ``Nx``; ``rate``: events/s instead; ``time``: ``keep`` event times or shift
     them to ``now``; ``limit``: only the first events. At the end every partition of both topics gets a
     watermark behind the last label window, unless ``watermark`` is false. Ctrl-C stops after the batch
-    that is being sent and returns what was sent (``interrupted``); a second Ctrl-C raises.
+    that is being sent and returns what was sent (``interrupted``); a second Ctrl-C raises. ``processes``:
+    a broker to be paused, workers to be killed on the way.
     """
-    player = Player(log, scenario, bootstrap, Pace.parse(speed, rate), time, rows=rows, limit=limit)
+    pace = Pace.parse(speed, rate)
+    player = Player(log, scenario, bootstrap, pace, time, rows=rows, limit=limit, processes=processes)
     return asyncio.run(player.run(watermark=watermark, on_progress=on_progress))
 
 
@@ -133,6 +137,7 @@ class Player:
         *,
         rows: int = CHUNK_ROWS,
         limit: int | None = None,
+        processes: ProcessFaults | None = None,
     ) -> None:
         self.log = log
         self.scenario = scenario
@@ -142,6 +147,7 @@ class Player:
         self.report = PlayReport()
         self._rows = rows
         self._limit = limit
+        self._processes = processes or ProcessFaults()
         self._lateness = Lateness()
         self._last_sent_ms = 0
         self._stop = asyncio.Event()
@@ -149,6 +155,7 @@ class Player:
     def stop(self) -> None:
         """Stop after the batch that is being sent."""
         self._stop.set()
+        self._processes.release()
 
     async def run(
         self, *, watermark: bool = True, on_progress: Callable[[Progress], None] | None = None
@@ -161,10 +168,13 @@ class Player:
                 Sender(self.bootstrap, topics.impressions, topics.actions) as sender,
                 LagProbe(self.bootstrap, self.scenario.name, sender.ends) as lag,
             ):
-                await self._play(sender, lag, on_progress)
-                if watermark and not self._stop.is_set() and self._last_sent_ms:
-                    await self._send_watermark(sender)
-                await sender.flush()
+                # Within the sender: closing that waits for the broker, which must not be paused then.
+                with self._processes:
+                    await self._play(sender, lag, on_progress)
+                    if watermark and not self._stop.is_set() and self._last_sent_ms:
+                        await self._send_watermark(sender)
+                    await sender.flush()
+                    await asyncio.to_thread(self._processes.finish)
                 self.report.sent_bytes = sender.sent_bytes
         self.report.interrupted = self._stop.is_set()
         self.report.lateness_max_s = self._lateness.worst_s
@@ -190,6 +200,7 @@ class Player:
                 break
             if portion.due_s is not None:
                 self._lateness.add(clock.monotonic() - begin - portion.due_s)
+            self._processes.reached(portion.first_ms, self.report.events)
             await sender.send(portion.records, portion.partitions)
             self._count(portion)
             if on_progress is not None:
@@ -242,7 +253,8 @@ class Player:
         places = partitions_of(frame["user_id"], partitions)
         acting = np.flatnonzero(records.is_action)
         names = frame.filter(pl.col("event") == ACTION)["action"].to_list()
-        for start, stop in [(0, frame.height)] if due is None else slices(due):
+        bounds = [(0, frame.height)] if due is None else list(slices(due))
+        for start, stop in self._processes.cut(times, bounds):
             low, high = np.searchsorted(acting, [start, stop]).tolist()
             yield _Portion(
                 records=records.cut(start, stop),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -156,19 +155,18 @@ def dead_letters(broker: str, scenario: Scenario) -> list[DeadLetter]:
     return [msgspec.json.decode(record.value, type=DeadLetter) for record in records]
 
 
+def broker_pid(broker: brokers.Broker) -> int:
+    """The process that leads the broker's own."""
+    assert broker._child is not None
+    return broker._child.pid
+
+
 @contextmanager
 def paused(broker: brokers.Broker) -> Iterator[None]:
     """Within it the broker neither answers nor dies: SIGSTOP, then SIGCONT, to all of its processes."""
-    assert broker._child is not None
-    group = os.getpgid(broker._child.pid)
+    group = os.getpgid(broker_pid(broker))
     os.killpg(group, signal.SIGSTOP)
     try:
         yield
     finally:
         os.killpg(group, signal.SIGCONT)
-
-
-def outage(broker: brokers.Broker, seconds: float) -> None:
-    """A broker that is gone for ``seconds``."""
-    with paused(broker):
-        time.sleep(seconds)

@@ -142,6 +142,11 @@ class Playing:
         except BaseException as error:
             self._error = error
 
+    @property
+    def running(self) -> bool:
+        """Whether it is not over."""
+        return self._thread.is_alive()
+
     def report(self) -> PlayReport:
         """Once it is over."""
         self._thread.join(PATIENCE_S)

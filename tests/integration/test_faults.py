@@ -5,6 +5,7 @@ Every fault counts what it did; the engine's own counts are held against that, t
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,17 +16,18 @@ import pytest
 import surgeline.broker as brokers
 from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play
+from replay.process_faults import ProcessFaults
 from replay.simulate.faults import FLOOD_USER
 from state.formulas import COUNTS, unpack_row
 from stream.scenario import Scenario, Topics
 from tests.integration.faults_harness import (
     Laboratory,
     Table,
+    broker_pid,
     dead_letters,
     finished,
     laboratory,
     newest,
-    outage,
     paused,
 )
 from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, rehearse, until
@@ -264,22 +266,23 @@ def test_a_paused_broker_is_waited_for(
 ) -> None:
     """Failure: a worker that dies, or does events twice or never, because its broker did not answer.
 
-    Mechanism: while a log with duplicates is played, the broker's processes are stopped and go on, twice.
+    Mechanism: the replay of a log with duplicates stops the broker's processes on its way, twice.
     Required: the same worker goes on, and ends with the state of an engine that never saw a broker.
     """
     scenario, broker = scenario_factory(times=TIMES), running_broker.bootstrap
     worker = Worker(scenario, broker, tmp_path).ready()
     try:
         faulty = FaultyLog(sale, ["duplicates=0.1:1s"], seed=1)
-        playing = Playing(faulty, scenario, broker, rate=400)
-        worker.reached(impressions=200)
-        outage(running_broker, 3.0)
-        worker.reached(impressions=600)
-        outage(running_broker, 1.0)
+        pauses = ["broker_pause=8s:3s", "broker_pause=20s-25s:1s"]
+        processes = ProcessFaults(pauses, seed=1, broker_pid=broker_pid(running_broker))
+        playing = Playing(faulty, scenario, broker, rate=400, processes=processes)
+        assert until(lambda: not brokers.answers(running_broker.port, 0.5), "the broker is paused")
         finished(worker, playing.report())
         assert worker.stop() == 0
     finally:
         worker.end()
+    lines = list(processes.lines())
+    assert len(lines) == 2 and all("paused 1 (process" in line for line in lines), lines
     state = kept(scenario, worker.state_folder)
     assert (state.impressions, state.samples) == (SHOWN, SHOWN)
     assert state.duplicates == sum(faulty.counts[0][1].values()) > 0
@@ -291,7 +294,7 @@ def test_a_killed_worker_leaves_no_trace_among_other_faults(
 ) -> None:
     """Failure: after ``kill -9`` a duplicate counts as new, a dead letter is lost, or the state differs.
 
-    Mechanism: the worker is killed in the middle of a log with duplicates and damaged records, which goes
+    Mechanism: the replay of a log with duplicates and damaged records kills the worker on its way, and goes
     on while it is dead. Required: counts and digest of an engine that was fed once; no record's dead letter
     is missing (it may come twice: delivery is at least once).
     """
@@ -299,9 +302,12 @@ def test_a_killed_worker_leaves_no_trace_among_other_faults(
     worker = Worker(scenario, broker, tmp_path).ready()
     try:
         faulty = FaultyLog(sale, ["duplicates=0.1:1s", "malformed=0.02"], seed=2)
-        playing = Playing(faulty, scenario, broker, rate=400)
-        worker.reached(impressions=500)
-        worker.kill()
+        processes = ProcessFaults(["worker_kill=20s"], worker_pid=worker.child.pid)
+        playing = Playing(faulty, scenario, broker, rate=200, processes=processes)
+        worker.reached(impressions=100)
+        assert worker.ended() == -signal.SIGKILL
+        assert playing.running, "the log must go on while the worker is dead"
+        # What a supervisor does.
         worker = Worker(scenario, broker, tmp_path).ready()
         finished(worker, playing.report())
         assert worker.stop() == 0
