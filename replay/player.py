@@ -7,7 +7,6 @@ one is on its way.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import time as clock
 from collections import Counter
@@ -29,9 +28,8 @@ from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
 from stream.events import Watermark
-from stream.scenario import Scenario
+from stream.scenario import Scenario, bootstrap_servers
 
-DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
 #: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
 DELIVERED = "delivered_ms"
 #: How long after the log is open the first event of a paced replay is due.
@@ -141,7 +139,7 @@ class Player:
     ) -> None:
         self.log = log
         self.scenario = scenario
-        self.bootstrap = bootstrap or os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
+        self.bootstrap = bootstrap or bootstrap_servers()
         self.pace = pace
         self.shift = Shift(time)
         self.report = PlayReport()
@@ -298,10 +296,7 @@ class Player:
         self._last_sent_ms = max(self._last_sent_ms, int(taken.max(initial=0)))
 
     async def _send_watermark(self, sender: Sender) -> None:
-        rules = self.scenario.times
-        behind_s = rules.label_window_s + rules.lateness_s + rules.tick_s
-        # Rounded up: a watermark must not fall short of the last window's end.
-        self.report.watermark_ms = self._last_sent_ms + int(np.ceil(behind_s * 1000.0))
+        self.report.watermark_ms = self._last_sent_ms + self.scenario.times.closing_ms
         value = msgspec.json.encode(Watermark(watermark=self.report.watermark_ms))
         self.report.watermarks = await sender.send_everywhere(value)
 

@@ -12,7 +12,7 @@ from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
-from stream.scenario import ScenarioError, home, load_scenario
+from stream.scenario import DEFAULT_BOOTSTRAP, ScenarioError, home, load_scenario
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ DEFAULT_PORT = 8500
 )
 @click.option("--host", default=DEFAULT_HOST, show_default=True)
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535))
-@click.option("--bootstrap", envvar="KAFKA_BOOTSTRAP", default="127.0.0.1:9092", show_default=True)
+@click.option("--bootstrap", envvar="KAFKA_BOOTSTRAP", default=DEFAULT_BOOTSTRAP, show_default=True)
 @click.option(
     "--feature-rows",
     default=DEFAULT_CAPACITY,

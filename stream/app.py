@@ -24,8 +24,8 @@ from state.errors import StateError
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, home, load_scenario
-from stream.topics import TopicsError, bootstrap_servers, ensure_topics
+from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario
+from stream.topics import TopicsError, ensure_topics
 from stream.transport import batch_topic
 
 TICK_S = 1.0

@@ -115,7 +115,7 @@ class Engine:
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
         self.predict_observer: Callable[[int, npt.NDArray[np.float32]], None] | None = None
-        closing_ms = round((times.label_window_s + times.lateness_s + times.tick_s) * 1000)
+        closing_ms = times.closing_ms
         self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
             Decoder(Impression, self._max_future_ms, closing_ms),
             Decoder(Action, self._max_future_ms, closing_ms),

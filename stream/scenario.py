@@ -5,6 +5,7 @@ Everything has a default. A refused file says which field is wrong and what is a
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -14,8 +15,9 @@ from typing import Annotated
 import msgspec
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
-Share = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
 TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+
+DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
 
 
 class ScenarioError(ValueError):
@@ -51,6 +53,11 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     lateness_s: Annotated[float, msgspec.Meta(ge=0.0, le=3600.0)] = 1.0
     idle_s: Seconds = 5.0
     max_future_s: Seconds = 300.0
+
+    @property
+    def closing_ms(self) -> int:
+        """How far behind the last event a watermark closes every label; rounded up, not to fall short."""
+        return math.ceil((self.label_window_s + self.lateness_s + self.tick_s) * 1000.0)
 
 
 class Features(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -114,6 +121,11 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
                 raise ValueError(
                     f"{name} ({shortest:g}) must be at least a tenth of times.tick_s ({times.tick_s:g})"
                 )
+
+
+def bootstrap_servers() -> str:
+    """``KAFKA_BOOTSTRAP`` (host:port, comma-separated), else the local default."""
+    return os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
 
 
 def home() -> Path:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stream.scenario import Scenario
 
-DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
-
 
 class TopicsError(RuntimeError):
     """The topics cannot be used as they are, or the broker cannot be reached."""
-
-
-def bootstrap_servers() -> str:
-    """``KAFKA_BOOTSTRAP`` (host:port, comma-separated), else the local default."""
-    return os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
 
 
 def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:

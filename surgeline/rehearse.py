@@ -100,9 +100,7 @@ class Rehearsal:
 
     def finish(self) -> None:
         """The log is over: close every label that is still open, as the replay's watermarks do."""
-        rules = self.engine.scenario.times
-        behind_s = rules.label_window_s + rules.lateness_s + rules.tick_s
-        self._advance(self._last_ms + int(np.ceil(behind_s * 1000.0)))
+        self._advance(self._last_ms + self.engine.scenario.times.closing_ms)
         self.engine.checkpoint()
 
     def report(self) -> RehearsalReport:

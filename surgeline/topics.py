@@ -8,8 +8,8 @@ import click
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from stream.scenario import Scenario, load_scenario
-from stream.topics import TopicsError, bootstrap_servers, ensure_topics, partition_counts, wanted_topics
+from stream.scenario import Scenario, bootstrap_servers, load_scenario
+from stream.topics import TopicsError, ensure_topics, partition_counts, wanted_topics
 
 
 def existing(bootstrap: str, scenario: Scenario) -> dict[str, int]:
