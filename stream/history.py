@@ -7,7 +7,7 @@ from collections import deque
 
 import msgspec
 
-from models.online.metrics import ProgressiveMetrics
+from models.online.metrics import WINDOW_TICKS
 from models.weights import LearnerMetrics
 from stream.engine import Engine
 
@@ -78,7 +78,7 @@ class History:
         # Replaced as one: a page that asks meanwhile gets a moment with its totals, or neither.
         self._newest: tuple[LiveView, tuple[Moment, ...]] | None = None
         self._started_at = round(time.time() * 1000)
-        self._window_ticks = ProgressiveMetrics().window_ticks
+        self._window_ticks = WINDOW_TICKS
         self._peak_rate, self._peak_at = 0.0, 0
 
     def record(self, engine: Engine, refused: int, created_at: int) -> None:

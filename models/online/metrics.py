@@ -11,12 +11,13 @@ from models.online.base import CLIP
 from models.online.codec import FloatArray, LearnerStateError, State, decode_state, encode_state
 from models.weights import LearnerMetrics
 
-_KIND, _VERSION = "metrics", 1
+_KIND, _VERSION = "metrics", 2
 
 #: Scores are binned by logit over [-LOGIT_RANGE, LOGIT_RANGE]; logit(CLIP) is -16.1.
 LOGIT_RANGE = 16.0
 BINS = 4096
 #: The sliding window is a ring of blocks with coarser bins: recent figures, in 64 kB a learner.
+WINDOW_TICKS = 600
 WINDOW_BLOCKS = 8
 WINDOW_BINS = 512
 _COARSER = BINS // WINDOW_BINS
@@ -25,7 +26,7 @@ _IntArray = npt.NDArray[np.int64]
 
 
 class ProgressiveMetrics:
-    """Figures over everything, and over the last ``window_ticks`` ticks.
+    """Figures over everything, and over the last ``window_ticks`` ticks, of ``learners`` side by side.
 
     **AUC** comes from counts of positives and negatives in ``BINS`` equal bins of the logit (1/128 wide):
     pairs in one bin count half, as ties do in the Mann-Whitney statistic. The error is at most half the
@@ -36,65 +37,64 @@ class ProgressiveMetrics:
     The window is a ring of ``WINDOW_BLOCKS`` blocks of ``window_ticks / WINDOW_BLOCKS`` ticks with
     ``WINDOW_BINS`` bins: it covers between 7/8 of ``window_ticks`` and all of it.
 
-    >>> metrics = ProgressiveMetrics()
-    >>> metrics.update(np.array([0.9, 0.2]), np.array([1.0, 0.0]))
-    >>> metrics.summary().auc, round(metrics.summary().pcoc, 3)
-    (1.0, 1.1)
+    >>> metrics = ProgressiveMetrics(learners=2)
+    >>> metrics.update(np.array([[0.9, 0.5], [0.2, 0.5]]), np.array([1.0, 0.0]))
+    >>> metrics.summary(0).auc, round(metrics.summary(0).pcoc, 3), metrics.summary(1).auc
+    (1.0, 1.1, 0.5)
     """
 
-    def __init__(self, window_ticks: int = 600) -> None:
+    def __init__(self, window_ticks: int = WINDOW_TICKS, learners: int = 1) -> None:
         if window_ticks < 1:
             raise ValueError(f"window_ticks is {window_ticks}; at least 1 is needed")
         self.window_ticks = window_ticks
+        self._learners = learners
         self._block_ticks = -(-window_ticks // WINDOW_BLOCKS)
         self._tick = 0
-        # counts[0] negatives, counts[1] positives; sums: log loss, predictions.
-        self._counts = np.zeros((2, BINS), dtype=np.int64)
-        self._sums = np.zeros(2)
-        self._block_counts = np.zeros((WINDOW_BLOCKS, 2, WINDOW_BINS), dtype=np.int64)
-        self._block_sums = np.zeros((WINDOW_BLOCKS, 2))
-
-    @property
-    def samples(self) -> int:
-        return int(self._counts.sum())
+        # counts[k, 0] negatives, counts[k, 1] positives; sums: log loss, predictions.
+        self._counts = np.zeros((learners, 2, BINS), dtype=np.int64)
+        self._sums = np.zeros((2, learners))
+        self._block_counts = np.zeros((WINDOW_BLOCKS, learners, 2, WINDOW_BINS), dtype=np.int64)
+        self._block_sums = np.zeros((WINDOW_BLOCKS, 2, learners))
+        self._first_bin = 2 * BINS * np.arange(learners)[:, None]
 
     def update(
         self, p: npt.NDArray[np.floating[Any]], y: npt.NDArray[np.floating[Any]], elapsed_ticks: int = 0
     ) -> None:
-        """Count predictions ``p`` (n,) with labels ``y`` (n,), ``elapsed_ticks`` after the last call."""
+        """Count predictions ``p`` (n, learners) with labels ``y`` (n,), ``elapsed_ticks`` after the last.
+
+        For one learner ``p`` may be (n,).
+        """
         block = self._advance(elapsed_ticks)
         if len(p) == 0:
             return
-        clipped = np.clip(np.asarray(p, dtype=np.float64), CLIP, 1.0 - CLIP)
-        log_p, log_q = np.log(clipped), np.log1p(-clipped)
+        # A row a learner, in one piece: sums along it are pairwise, and exact to the last digits.
+        rows = np.array(p.T, dtype=np.float64, order="C", ndmin=2)
+        np.minimum(np.maximum(rows, CLIP, out=rows), 1.0 - CLIP, out=rows)
+        log_p, log_q = np.log(rows), np.log1p(-rows)
         positive = np.asarray(y) > 0.5
         bins = ((log_p - log_q + LOGIT_RANGE) * (BINS / (2.0 * LOGIT_RANGE))).astype(np.int64)
-        np.clip(bins, 0, BINS - 1, out=bins)
+        np.minimum(np.maximum(bins, 0, out=bins), BINS - 1, out=bins)
         bins += BINS * positive
+        bins += self._first_bin
         np.add.at(self._counts.reshape(-1), bins, 1)
-        # Fine bins of one label lie one after the other, so that dividing keeps label and order.
+        # Fine bins of one learner and label lie one after the other, so that dividing keeps their order.
         np.add.at(self._block_counts[block].reshape(-1), bins // _COARSER, 1)
-        loss = -float(np.where(positive, log_p, log_q).sum())
-        sums = (loss, float(clipped.sum()))
+        sums = (-np.where(positive, log_p, log_q).sum(axis=1), rows.sum(axis=1))
         self._sums += sums
         self._block_sums[block] += sums
 
-    def merge(self, other: ProgressiveMetrics) -> None:
-        """Add the cumulative figures of another worker's learner. The window stays this one's own."""
-        self._counts += other._counts
-        self._sums += other._sums
+    def summary(self, learner: int = 0) -> LearnerMetrics:
+        """Figures of a learner over everything."""
+        return _figures(self._counts[learner], self._sums[:, learner])
 
-    def summary(self) -> LearnerMetrics:
-        """Figures over everything."""
-        return _figures(self._counts, self._sums)
+    def window_summary(self, learner: int = 0) -> LearnerMetrics:
+        """Figures of a learner over the last ``window_ticks`` ticks."""
+        counts = self._block_counts[:, learner].sum(axis=0)
+        return _figures(counts, self._block_sums[:, :, learner].sum(axis=0))
 
-    def window_summary(self) -> LearnerMetrics:
-        """Figures over the last ``window_ticks`` ticks."""
-        return _figures(self._block_counts.sum(axis=0), self._block_sums.sum(axis=0))
-
-    def auc_error(self) -> float | None:
+    def auc_error(self, learner: int = 0) -> float | None:
         """Bound on |binned AUC - AUC|: half the share of (positive, negative) pairs in one bin."""
-        negatives, positives = self._counts.astype(np.float64)
+        negatives, positives = self._counts[learner].astype(np.float64)
         pairs = negatives.sum() * positives.sum()
         return float(0.5 * (negatives @ positives) / pairs) if pairs else None
 
@@ -118,7 +118,8 @@ class ProgressiveMetrics:
         tick = state.integer("tick")
         counts = _spread(state, "filled", "counts", self._counts.shape)
         block_counts = _spread(state, "block_filled", "block_counts", self._block_counts.shape)
-        sums, block_sums = state.floats("sums", (2,)), state.floats("block_sums", (WINDOW_BLOCKS, 2))
+        sums = state.floats("sums", self._sums.shape)
+        block_sums = state.floats("block_sums", self._block_sums.shape)
         self._tick, self._counts, self._block_counts = tick, counts, block_counts
         self._sums, self._block_sums = sums, block_sums
 

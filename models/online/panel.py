@@ -22,7 +22,7 @@ from models.online.metrics import ProgressiveMetrics
 from models.online.posterior import to_head
 from models.weights import Head, LearnerMetrics
 
-_KIND, _VERSION = "panel", 1
+_KIND, _VERSION = "panel", 2
 
 #: Features and hidden units are of order one; nothing honest comes near this.
 LARGEST = 1e4
@@ -64,7 +64,7 @@ class Panel:
                 river_learner(name, rt_feature_names, river_samples_per_tick) for name in river
             ]
         self.learner_names = [learner.name for learner in self._learners]
-        self._metrics = {name: ProgressiveMetrics() for name in self.learner_names}
+        self._metrics = ProgressiveMetrics(learners=len(self._learners))
         self.samples = 0
         self._unusable = 0
 
@@ -96,8 +96,7 @@ class Panel:
             good = (np.abs(wide) <= LARGEST).all(axis=1)
             self._unusable += int(len(y) - good.sum())
             wide, y, predictions = wide[good], y[good], predictions[good]
-        for k, name in enumerate(self.learner_names):
-            self._metrics[name].update(predictions[:, k], y, elapsed_ticks)
+        self._metrics.update(predictions, y, elapsed_ticks)
         for learner in self._learners:
             learner.learn(wide, y, elapsed_ticks)
         self.samples += len(y)
@@ -108,11 +107,11 @@ class Panel:
 
     def metrics(self) -> dict[str, LearnerMetrics]:
         """Progressive figures of every learner since the start."""
-        return {name: metrics.summary() for name, metrics in self._metrics.items()}
+        return {name: self._metrics.summary(k) for k, name in enumerate(self.learner_names)}
 
     def window_metrics(self) -> dict[str, LearnerMetrics]:
         """Progressive figures of every learner over the last ten minutes of ticks."""
-        return {name: metrics.window_summary() for name, metrics in self._metrics.items()}
+        return {name: self._metrics.window_summary(k) for k, name in enumerate(self.learner_names)}
 
     @property
     def skipped(self) -> dict[str, int]:
@@ -128,10 +127,8 @@ class Panel:
         values: dict[str, int | float | str] = {"samples": self.samples, "unusable": self._unusable}
         values["features"] = "\n".join(self.feature_names)
         values["learners"] = "\n".join(self.learner_names)
-        parts = {}
-        for learner in self._learners:
-            parts[f"learner.{learner.name}"] = learner.state_bytes()
-            parts[f"metrics.{learner.name}"] = self._metrics[learner.name].state_bytes()
+        parts = {f"learner.{learner.name}": learner.state_bytes() for learner in self._learners}
+        parts["metrics"] = self._metrics.state_bytes()
         return encode_state(_KIND, _VERSION, values, {}, parts)
 
     def load_state(self, data: bytes) -> None:
@@ -147,7 +144,7 @@ class Panel:
                 raise LearnerStateError(f"panel state: other {what} than this panel's: {', '.join(changed)}")
         for learner in self._learners:
             learner.load_state(state.part(f"learner.{learner.name}"))
-            self._metrics[learner.name].load_state(state.part(f"metrics.{learner.name}"))
+        self._metrics.load_state(state.part("metrics"))
         self.samples, self._unusable = state.integer("samples"), state.integer("unusable")
 
     def digest(self) -> str:

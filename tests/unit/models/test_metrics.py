@@ -82,16 +82,18 @@ def test_the_window_covers_seven_eighths_to_all_of_its_ticks(gaps: list[int]) ->
     assert surely <= metrics.window_summary().samples <= int((ages < window).sum())
 
 
-def test_merged_workers_equal_one_that_saw_all() -> None:
+def test_learners_side_by_side_have_the_figures_of_each_alone() -> None:
     rng = np.random.default_rng(1)
-    p, y = rng.random(200), (rng.random(200) < 0.4).astype(np.float64)
-    whole, left, right = ProgressiveMetrics(), ProgressiveMetrics(), ProgressiveMetrics()
-    whole.update(p, y)
-    left.update(p[:70], y[:70])
-    right.update(p[70:], y[70:])
-    left.merge(right)
-    assert left.summary().auc == whole.summary().auc
-    assert left.summary().log_loss == pytest.approx(whole.summary().log_loss)
+    p, y = rng.random((200, 3)), (rng.random(200) < 0.4).astype(np.float64)
+    together, alone = ProgressiveMetrics(learners=3), [ProgressiveMetrics() for _ in range(3)]
+    for part in (slice(0, 70), slice(70, 71), slice(71, 200)):
+        together.update(p[part], y[part], elapsed_ticks=40)
+        for k, metrics in enumerate(alone):
+            metrics.update(p[part, k], y[part], elapsed_ticks=40)
+    for k, metrics in enumerate(alone):
+        assert together.summary(k) == metrics.summary()
+        assert together.window_summary(k) == metrics.window_summary()
+        assert together.auc_error(k) == metrics.auc_error()
 
 
 @given(probabilities, labels)
@@ -107,6 +109,8 @@ def test_a_restored_state_continues_bit_for_bit(p: np.ndarray, y: np.ndarray) ->
     assert kept.window_summary() == restored.window_summary()
 
 
-def test_a_state_of_another_window_is_refused() -> None:
+def test_a_state_of_another_shape_is_refused() -> None:
     with pytest.raises(LearnerStateError, match="window of 16"):
         ProgressiveMetrics(8).load_state(ProgressiveMetrics(16).state_bytes())
+    with pytest.raises(LearnerStateError, match="sums has shape"):
+        ProgressiveMetrics(8, learners=2).load_state(ProgressiveMetrics(8, learners=3).state_bytes())
