@@ -6,6 +6,7 @@ import base64
 import math
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -288,6 +289,10 @@ def test_an_answer_comes_from_one_version_while_weights_swap(
             scorer.offer(offered["w1", v])
             if v % 10 == 0:
                 scorer.retire("w1")
+                # On a busy machine the threads may not have had a turn yet.
+                known, patience = len(seen), time.monotonic() + 60.0
+                while len(seen) == known and not failures and time.monotonic() < patience:
+                    time.sleep(0.001)
     finally:
         done.set()
         for thread in threads:
