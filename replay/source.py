@@ -13,6 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
+from replay.adapters.tables import unreadable
 from replay.columns import ACTION, IMPRESSION, conform, context_type, refusals
 from replay.log import CHUNK_ROWS, LogInfo, summarise
 from replay.order import in_order, in_slices
@@ -97,7 +98,11 @@ class TableLog:
         """Canonical frames of at most ``rows`` rows in event-time order; ``tally`` is of this pass."""
         tally = self.tally = Tally()
         good = (_checked(batch, tally) for batch in self._source(rows, tally))
-        yield from in_slices(in_order(good, delayed=self._delayed), rows)
+        try:
+            yield from in_slices(in_order(good, delayed=self._delayed), rows)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            # Tables are read lazily: what is wrong inside a file shows here, in whatever pass comes first.
+            raise unreadable(", ".join(map(str, self.files)) or self.name, error) from error
 
 
 def _checked(batch: pl.DataFrame, tally: Tally) -> pl.DataFrame:

@@ -2,8 +2,9 @@
 
 ```toml
 name = "mine"                 # of the log; default: the file's stem
-time_unit = "s"               # s, ms, us or iso; of every time column
+time_unit = "s"               # s, ms, us, ns or iso; of every time column
 separator = ";"               # of CSV; default ","
+quote = ""                    # of CSV; default a double quote; "" where quotes are ordinary characters
 columns = ["ts", "u", "i"]    # of CSV without a header
 
 [fields]                      # canonical column = column of the table
@@ -18,15 +19,16 @@ shop_id = "main"
 device = "dev"
 
 [labels.click]                # an action for each row whose label holds
-column = "clicked"            # holds where it is a positive number or true ...
-equals = ["yes"]              # ... or one of these texts
+column = "clicked"            # holds where it is a positive number, true, yes or a time;
+equals = ["hit", "tap"]       # or, if this is given, one of these texts
 delay = "click_s"             # how long after the impression; in delay_unit
 delay_unit = "s"              # s (default), ms or us
 time = "click_ts"             # or: when; neither: at the impression
 value = "amount"              # money
 ```
 
-The table is CSV, TSV, JSONL or Parquet. It is streamed where it is in time order, else sorted in memory.
+The table is CSV, TSV, JSONL or Parquet; text may be compressed with gzip. It is streamed where it is in time
+order, else sorted in memory.
 """
 
 from __future__ import annotations
@@ -39,19 +41,20 @@ from typing import Any
 import msgspec
 import polars as pl
 
-from replay.adapters.tables import batches, scan_text, time_ordered
+from replay.adapters import cells
+from replay.adapters.jsonl import BROKEN, find_columns, scan_jsonl
+from replay.adapters.tables import batches, scan_text, time_ordered, unreadable
 from replay.columns import SCHEMA
 from replay.errors import LogError, MappingError
 from replay.source import Label, TableLog, Tally, label_events
 from stream.events import ACTIONS
 
-TIME_UNITS = ("s", "ms", "us", "iso")
-DELAY_UNITS = ("s", "ms", "us")
+DELAY_UNITS = tuple(cells.PER_US)
 NEEDED = ("event_time", "user_id", "item_id")
 MAPPABLE = tuple(name for name in SCHEMA if name not in ("event", "action", "value"))
-SUFFIXES = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", "any of these with .gz", ".parquet")
 
-_PER_MS = {"s": 1000.0, "ms": 1.0, "us": 0.001}
+_TRUTH = "a number, true, false, yes, no or a time; name the texts that count in equals"
 
 
 class LabelMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -72,6 +75,7 @@ class ColumnMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     name: str = ""
     time_unit: str = "ms"
     separator: str = ","
+    quote: str = '"'
     columns: list[str] | None = None
     constants: dict[str, str | int | float] = {}
     context: dict[str, str] = {}
@@ -96,15 +100,21 @@ def load_mapping(path: Path) -> ColumnMapping:
     _known(path, "fields.", mapping.fields, MAPPABLE)
     _known(path, "constants.", mapping.constants, [name for name in MAPPABLE if name != "event_time"])
     _known(path, "labels.", mapping.labels, ACTIONS)
-    _one_of(path, "time_unit", mapping.time_unit, TIME_UNITS)
+    _one_of(path, "time_unit", mapping.time_unit, cells.TIME_UNITS)
     if len(mapping.separator.encode()) != 1:
         raise MappingError(f"{path}: separator must be one ASCII character, not {mapping.separator!r}")
+    if len(mapping.quote.encode()) > 1:
+        raise MappingError(f"{path}: quote must be one ASCII character or empty, not {mapping.quote!r}")
     for name in NEEDED:
         if name not in mapping.fields and name not in mapping.constants:
             raise MappingError(f"{path}: fields.{name} is missing; needed are {', '.join(NEEDED)}")
     both = sorted(set(mapping.fields) & set(mapping.constants))
     if both:
         raise MappingError(f"{path}: {both[0]} stands in fields and in constants; give it once")
+    for name, value in mapping.constants.items():
+        if pl.Series([value]).cast(SCHEMA[name], strict=False).null_count():
+            what = "a whole number" if SCHEMA[name] == pl.Int64 else "a number"
+            raise MappingError(f"{path}: constants.{name} is {value!r}, which is not {what}")
     for action, rules in mapping.labels.items():
         _one_of(path, f"labels.{action}.delay_unit", rules.delay_unit, DELAY_UNITS)
         if rules.delay is not None and rules.time is not None:
@@ -123,94 +133,139 @@ def open_mapped(file: Path, mapping_file: Path) -> TableLog:
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         table = _scan(file, mapping)
         types = dict(table.collect_schema())
-        time = _time(mapping.fields["event_time"], mapping.time_unit, types)
+        time = cells.time(mapping.fields["event_time"], mapping.time_unit, types)
         for part in batches(time_ordered(table, time), rows):
             yield label_events(part.select(_impressions(name, mapping, types)), _labels(mapping))
 
     return TableLog(name, source, delayed=True, files=[file])
 
 
-def _scan(file: Path, mapping: ColumnMapping) -> pl.LazyFrame:
-    kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
-    try:
-        if kind in ("csv", "tsv", "txt"):
-            separator = "\t" if kind == "tsv" and mapping.separator == "," else mapping.separator
-            return scan_text(file, mapping.columns, separator=separator)
-        if kind in ("jsonl", "ndjson"):
-            table = pl.scan_ndjson(file, infer_schema_length=None)
-        elif kind == "parquet":
-            table = pl.scan_parquet(file)
-        else:
-            raise LogError(f"{file}: a mapped table ends in {', '.join(SUFFIXES)}")
-        table.collect_schema()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise LogError(f"{file}: cannot be read: {error}") from error
-    return table.with_row_index("_row", offset=1)
-
-
-def _check_columns(mapping: ColumnMapping, mapping_file: Path, file: Path) -> None:
-    have = [name for name in _scan(file, mapping).collect_schema().names() if name != "_row"]
+def _asked(mapping: ColumnMapping) -> list[tuple[str, str]]:
+    """(where the mapping names it, column of the table)."""
     asked = [(f"fields.{name}", column) for name, column in mapping.fields.items()]
     asked += [(f"context.{name}", column) for name, column in mapping.context.items()]
     for name, label in mapping.labels.items():
         parts = {"column": label.column, "delay": label.delay, "time": label.time, "value": label.value}
         asked += [(f"labels.{name}.{part}", column) for part, column in parts.items() if column is not None]
+    return asked
+
+
+def _kind(file: Path) -> str:
+    kind = file.name.removesuffix(".gz").rpartition(".")[2].lower()
+    if kind in ("csv", "tsv", "txt"):
+        return "text"
+    if kind in ("jsonl", "ndjson"):
+        return "json"
+    if kind != "parquet":
+        raise LogError(f"{file}: a mapped table ends in {', '.join(SUFFIXES)}")
+    return kind
+
+
+def _open(file: Path, mapping: ColumnMapping) -> pl.LazyFrame:
+    """All columns of a text or Parquet table, with ``_row``."""
+    if _kind(file) == "parquet":
+        return pl.scan_parquet(file, row_index_name="_row", row_index_offset=1)
+    tabs = file.name.removesuffix(".gz").lower().endswith(".tsv") and mapping.separator == ","
+    separator = "\t" if tabs else mapping.separator
+    return scan_text(file, mapping.columns, separator=separator, quote=mapping.quote or None)
+
+
+def _scan(file: Path, mapping: ColumnMapping) -> pl.LazyFrame:
+    """What the mapping names, ``_row``, and ``_broken`` where the file has rows that are none.
+
+    The rest is left out here: a wide table that has to be sorted would else be in memory as a whole.
+    """
+    columns = list(dict.fromkeys(column for _, column in _asked(mapping)))
+    if _kind(file) == "json":
+        return scan_jsonl(file, columns)
+    return _open(file, mapping).select("_row", *columns)
+
+
+def _check_columns(mapping: ColumnMapping, mapping_file: Path, file: Path) -> None:
+    asked = _asked(mapping)
+    if file.stat().st_size == 0:
+        raise LogError(f"{file}: the file is empty")
+    types: Mapping[str, pl.DataType]
+    try:
+        if _kind(file) == "json":
+            types = dict.fromkeys(find_columns(file, [column for _, column in asked]), pl.String())
+        else:
+            types = _open(file, mapping).collect_schema()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise unreadable(file, error) from error
+    have = [name for name in types if name != "_row"]
     for where, column in asked:
         if column not in have:
             raise MappingError(
                 f"{mapping_file}: {where} names column {column!r}, which {file.name} does not have; "
                 f"it has {', '.join(have)}"
             )
+        if not cells.is_mappable(types[column]):
+            raise MappingError(
+                f"{mapping_file}: {where} names column {column!r} of type {types[column]}; a cell must be a "
+                "text, a number, a truth value, a date or a time"
+            )
 
 
-def _impressions(name: str, mapping: ColumnMapping, types: Mapping[str, Any]) -> list[pl.Expr]:
+def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[pl.Expr]:
     """Canonical columns, ``_reason``, and prepared label columns (``click?``, ``click@``, ``click=``)."""
     picked = [pl.col("_row")]
     reasons: list[pl.Expr] = []
+    if BROKEN in types:
+        reasons.append(pl.when(BROKEN).then(pl.lit("the line is no JSON object")))
 
-    def parsed(where: str, column: str, value: pl.Expr, what: str) -> pl.Expr:
-        raw = pl.col(column).cast(pl.String)
+    def parsed(where: str, column: str, value: pl.Expr, what: str, needed: pl.Expr | None = None) -> pl.Expr:
+        raw = cells.text(column, types)
         wrong = raw.is_not_null() & (raw != "") & value.is_null()
-        reasons.append(pl.when(wrong).then(pl.format(f"{where}: {{}} in column {column} is not {what}", raw)))
+        # Names of columns may have braces of their own.
+        words = [pl.lit(f"{where}: "), raw, pl.lit(f" in column {column} is not {what}")]
+        reasons.append(pl.when(wrong if needed is None else wrong & needed).then(pl.concat_str(words)))
         return value
 
+    times = mapping.fields["event_time"]
+    shown = parsed("event_time", times, cells.time(times, mapping.time_unit, types), _unit(mapping))
     for canonical, column in mapping.fields.items():
         kind = SCHEMA[canonical]
-        value = pl.col(column).cast(pl.String)
         if canonical == "event_time":
-            value = parsed(canonical, column, _time(column, mapping.time_unit, types), _unit(mapping))
+            value = shown
         elif kind == pl.Int64:
-            value = parsed(
-                canonical, column, value.str.strip_chars().cast(kind, strict=False), "a whole number"
-            )
+            value = parsed(canonical, column, cells.whole(column, types), "a whole number")
         elif kind == pl.Float64:
-            value = parsed(canonical, column, value.str.strip_chars().cast(kind, strict=False), "a number")
+            value = parsed(canonical, column, cells.number(column, types), "a number")
+        else:
+            value = cells.text(column, types)
         picked.append(value.alias(canonical))
     picked += [
-        pl.lit(value).cast(SCHEMA[canonical], strict=False).alias(canonical)
+        pl.lit(value).cast(SCHEMA[canonical]).alias(canonical)
         for canonical, value in mapping.constants.items()
     ]
     if "impression_id" not in mapping.fields and "impression_id" not in mapping.constants:
         picked.append(pl.format("{}-{}", pl.lit(name), "_row").alias("impression_id"))
     if mapping.context:
-        texts = [pl.col(column).cast(pl.String).alias(key) for key, column in mapping.context.items()]
+        texts = [cells.text(column, types).alias(key) for key, column in mapping.context.items()]
         picked.append(pl.struct(texts).alias("context"))
     for action, label in mapping.labels.items():
-        picked.append(_holds(label).alias(f"{action}?"))
+        where = f"labels.{action}"
+        if label.equals is not None:
+            holds = cells.text(label.column, types).str.strip_chars().is_in(label.equals)
+        else:
+            holds = parsed(where, label.column, cells.truth(label.column, mapping.time_unit, types), _TRUTH)
+        holds = holds.fill_null(False)
+        picked.append(holds.alias(f"{action}?"))
+        # Delay, time and value matter only where the label holds: elsewhere logs have -1 or a dash.
         if label.delay is not None:
-            shown = _time(mapping.fields["event_time"], mapping.time_unit, types)
-            later = shown + (_float(label.delay) * _PER_MS[label.delay_unit]).round().cast(
-                pl.Int64, strict=False
-            )
-            picked.append(later.alias(f"{action}@"))
+            wait = cells.number(label.delay, types)
+            wait = parsed(f"{where}.delay", label.delay, wait, "a number", needed=holds)
+            wait_ms = (wait * (cells.PER_US[label.delay_unit] / 1000)).round().cast(pl.Int64, strict=False)
+            picked.append((shown + wait_ms).alias(f"{action}@"))
         elif label.time is not None:
-            picked.append(_time(label.time, mapping.time_unit, types).alias(f"{action}@"))
+            at = cells.time(label.time, mapping.time_unit, types)
+            at = parsed(f"{where}.time", label.time, at, _unit(mapping), needed=holds)
+            picked.append(at.alias(f"{action}@"))
         if label.value is not None:
-            picked.append(
-                parsed(f"labels.{action}.value", label.value, _float(label.value), "a number").alias(
-                    f"{action}="
-                )
-            )
+            value = cells.number(label.value, types)
+            value = parsed(f"{where}.value", label.value, value, "a number", needed=holds)
+            picked.append(value.alias(f"{action}="))
     return [*picked, pl.coalesce(reasons).alias("_reason")]
 
 
@@ -224,33 +279,6 @@ def _labels(mapping: ColumnMapping) -> list[Label]:
         )
         for action, label in mapping.labels.items()
     ]
-
-
-def _holds(label: LabelMapping) -> pl.Expr:
-    text = pl.col(label.column).cast(pl.String).str.strip_chars()
-    if label.equals is not None:
-        return text.is_in(label.equals).fill_null(False)
-    positive = text.cast(pl.Float64, strict=False) > 0
-    return (positive.fill_null(False) | (text.str.to_lowercase() == "true")).fill_null(False)
-
-
-def _float(column: str) -> pl.Expr:
-    return pl.col(column).cast(pl.String).str.strip_chars().cast(pl.Float64, strict=False)
-
-
-def _time(column: str, unit: str, types: Mapping[str, Any]) -> pl.Expr:
-    """``column`` in ms UTC (Int64), null where it is not a time. A date or time type needs no unit."""
-    if types[column] in (pl.Date, pl.Datetime):
-        return pl.col(column).cast(pl.Datetime("ms")).dt.epoch("ms")
-    if unit != "iso":
-        # Every time that the contract allows is exact in a double, in microseconds too.
-        return (_float(column) * _PER_MS[unit]).floor().cast(pl.Int64, strict=False)
-    text = pl.col(column).cast(pl.String).str.strip_chars()
-    text = text.str.replace(r"^(\S{10})T", "${1} ").str.replace(r"\s?(Z|UTC)$", "+00:00")
-    zoned = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f%z", strict=False, time_zone="UTC").dt.epoch("ms")
-    plain = text.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", strict=False).dt.epoch("ms")
-    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("ms")).dt.epoch("ms")
-    return pl.coalesce(zoned, plain, day)
 
 
 def _unit(mapping: ColumnMapping) -> str:

@@ -71,9 +71,13 @@ def scan_text(
 
     Everything is read as text, so that a cell that is not a number costs its own row and not the file.
     """
+    paths = [files] if isinstance(files, Path) else list(files)
+    where = ", ".join(map(str, paths))
     try:
+        for path in paths:
+            _refuse_archive(path)
         table = pl.scan_csv(
-            files if isinstance(files, Path) else list(files),
+            paths,
             has_header=columns is None,
             schema=None if columns is None else dict.fromkeys(columns, pl.String()),
             infer_schema=False,
@@ -86,11 +90,32 @@ def scan_text(
         )
         have = table.collect_schema().names()
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise LogError(f"{files}: cannot be read: {error}") from error
+        raise unreadable(where, error) from error
     missing = [name for name in required if name not in have]
     if missing:
-        raise LogError(f"{files}: no column {', '.join(missing)}; it has {', '.join(have[1:])}")
+        raise LogError(f"{where}: no column {', '.join(missing)}; it has {', '.join(have[1:])}")
     return table
+
+
+def unreadable(where: object, error: Exception) -> LogError:
+    """What polars or the system said about ``where``, in one line, with help against the usual causes."""
+    text = str(error).strip() or type(error).__name__
+    # polars goes on with the plan of its query and the arguments of its own functions.
+    first = text.split("\n\n")[0].replace("\n", " ")
+    help_ = ""
+    if "utf-8" in text.lower() or "utf8" in text.lower():
+        help_ = "; it must be UTF-8: convert it, for example with iconv -f GB18030 -t UTF-8"
+    elif "escaped" in text or "CSV malformed" in text:
+        help_ = '; where quotes are ordinary characters, a mapping says quote = ""'
+    return LogError(f"{where}: cannot be read: {first[:300]}{help_}")
+
+
+def _refuse_archive(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise LogError(
+                f"{path}: a ZIP archive; unpack it, and name the file inside (gzip is read as it is)"
+            )
 
 
 def whole(name: str) -> pl.Expr:
@@ -122,7 +147,4 @@ def time_ordered(table: pl.LazyFrame, time: pl.Expr) -> pl.LazyFrame:
 
 def batches(table: pl.LazyFrame, rows: int) -> Iterator[pl.DataFrame]:
     """Stream a table in frames of about ``rows`` rows, in its order."""
-    try:
-        yield from table.collect_batches(chunk_size=rows, maintain_order=True, engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise LogError(f"cannot be read: {error}") from error
+    yield from table.collect_batches(chunk_size=rows, maintain_order=True, engine="streaming")

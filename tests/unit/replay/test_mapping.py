@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from replay.adapters.mapping import load_mapping
+from replay.adapters.mapping import load_mapping, open_mapped
 from replay.errors import LogError, MappingError
 from replay.log import open_log, to_records
+from replay.source import TableLog
 
 FIELDS = '[fields]\nevent_time = "ts"\nuser_id = "u"\nitem_id = "i"\n'
 FULL = """
@@ -126,7 +128,7 @@ def test_rows_that_cannot_be_read_are_told_with_column_and_text(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ('time_unit = "min"\n' + FIELDS, r"time_unit is 'min'; allowed are s, ms, us, iso"),
+        ('time_unit = "min"\n' + FIELDS, r"time_unit is 'min'; allowed are s, ms, us, ns, iso"),
         ('fields = {event_time = "ts", user_id = "u"}', "fields.item_id is missing"),
         (FIELDS + 'colour = "c"', "fields.colour is not a field; allowed are event_time, impression_id"),
         (FIELDS + '[labels.wish]\ncolumn = "c"', "labels.wish is not a field; allowed are click, cart"),
@@ -137,12 +139,14 @@ def test_rows_that_cannot_be_read_are_told_with_column_and_text(tmp_path: Path) 
         (FIELDS + "[labels.click]\nequals = ['1']", "missing required field `column`"),
         (
             FIELDS + '[labels.click]\ncolumn = "c"\ndelay_unit = "h"',
-            "delay_unit is 'h'; allowed are s, ms, us",
+            "delay_unit is 'h'; allowed are s, ms, us, ns",
         ),
         (FIELDS + '[labels.click]\ncolumn = "c"\ndelay = "d"\ntime = "t"', "has delay and time"),
         (FIELDS + '[constants]\nuser_id = "u"', "user_id stands in fields and in constants"),
         (FIELDS + "[constants]\nevent_time = 5", "constants.event_time is not a field"),
         ('separator = ", "\n' + FIELDS, "separator must be one"),
+        ('quote = "<<"\n' + FIELDS, "quote must be one"),
+        (FIELDS + '[constants]\nprice = "free"', "constants.price is 'free', which is not a number"),
         ("zone = 1\n" + FIELDS, "zone is not a field; allowed are fields, name, time_unit"),
         ("fields = 3", r"Expected `object`, got `int` - at `\$.fields`"),
         ("fields = ", "not TOML"),
@@ -172,3 +176,69 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     other = data.rename(tmp_path / "table.xlsx")
     with pytest.raises(LogError, match=r"ends in \.csv"):
         open_log(other, rules)
+
+
+def mapped(tmp_path: Path, name: str, content: bytes, rules: str) -> TableLog:
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "m.toml").write_text(rules)
+    return open_mapped(tmp_path / name, tmp_path / "m.toml")
+
+
+def test_a_broken_json_line_costs_itself(tmp_path: Path) -> None:
+    """Fails when one line, such as the last of a killed writer, takes the whole log with it."""
+    good = b'{"ts":1700000000000,"u":1,"i":"a"}\r\n'
+    nan = b'{"ts":1700000000000,"u":true,"i":NaN,"note":{"deep":[1]}}\n'
+    content = (
+        b"\xef\xbb\xbf" + good + b"\r\n[1]\n" + nan + b'{"ts":"1700000000000","u":"x","i":5}\n{"ts":17000'
+    )
+    for name, data in (("t.jsonl", content), ("z.ndjson.gz", gzip.compress(content))):
+        log = mapped(tmp_path, name, data, FIELDS + '[context]\nnote = "note"\n')
+        chunk = pl.concat(list(log.chunks()))
+        assert chunk.select("user_id", "item_id").rows() == [("1", "a"), ("x", "5")]
+        assert log.tally.examples == [
+            (3, "the line is no JSON object"),
+            (4, "item_id is missing"),
+            (6, "the line is no JSON object"),
+        ]
+
+
+def test_a_json_column_may_first_come_late(tmp_path: Path) -> None:
+    rows = [b'{"ts":1700000000000,"u":"u","i":"a"}\n'] * 1500 + [
+        b'{"ts":1700000000000,"u":"u","i":"a","c":1}\n'
+    ]
+    rules = FIELDS + '[labels.click]\ncolumn = "c"\n'
+    assert mapped(tmp_path, "t.jsonl", b"".join(rows), rules).info().clicks == 1
+    with pytest.raises(MappingError, match=r"names column 'c', which t.jsonl does not have; it has ts, u, i"):
+        mapped(tmp_path, "t.jsonl", b"".join(rows[:-1]), rules)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("t.csv", b"", "t.csv: the file is empty"),
+        ("t.jsonl", b"", "t.jsonl: the file is empty"),
+        ("t.csv", b"PK\x03\x04zip", "a ZIP archive; unpack it"),
+        ("t.csv", b"ts,u,i\n1700000000000,\xb0\xa1,x\n", "t.csv: cannot be read.*must be UTF-8"),
+        ("t.tsv", b'ts\tu\ti\n1700000000000\tu\t"5\n1700000000000\tu\tx\n', 'says quote = ""'),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line_that_helps(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    """Fails when what is wrong deep inside a file comes out as polars' own traceback."""
+    with pytest.raises(LogError, match=expected) as caught:
+        mapped(tmp_path, name, content, FIELDS).info()
+    assert "\n" not in str(caught.value)
+
+
+def test_quotes_may_be_ordinary_characters(tmp_path: Path) -> None:
+    content = b'ts\tu\ti\n1700000000000\tu\t"5\n1700000000000\tu\t5" screen\n'
+    log = mapped(tmp_path, "t.tsv", content, 'quote = ""\n' + FIELDS)
+    assert pl.concat(list(log.chunks()))["item_id"].to_list() == ['"5', '5" screen']
+
+
+def test_a_column_of_lists_is_no_cell(tmp_path: Path) -> None:
+    pl.DataFrame({"ts": [1], "u": ["u"], "i": [[1, 2]]}).write_parquet(tmp_path / "t.parquet")
+    (tmp_path / "m.toml").write_text(FIELDS)
+    with pytest.raises(MappingError, match=r"fields.item_id names column 'i' of type List\(Int64\)"):
+        open_mapped(tmp_path / "t.parquet", tmp_path / "m.toml")
