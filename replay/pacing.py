@@ -167,10 +167,13 @@ class ArrivalCurve:
                 counts[step] = counts.get(step, 0) + count
         if not counts:
             raise LogError(f"{log.name}: an empty log has no arrival curve")
-        first, last = min(counts), max(counts)
-        dense = np.zeros(last - first + 1)
-        dense[np.fromiter(counts, np.int64) - first] = np.fromiter(counts.values(), np.float64)
-        return cls.from_counts(first * step_ms, step_ms, dense)
+        # Only steps with events have edges: one wrong clock in a log would else be decades of seconds.
+        steps = np.fromiter(counts, np.int64)
+        edges = np.unique(np.concatenate([steps, steps + 1]))
+        arrivals = np.zeros(edges.size - 1)
+        arrivals[np.searchsorted(edges, steps)] = np.fromiter(counts.values(), np.float64)
+        total = np.cumsum(arrivals)
+        return cls(edges * float(step_ms), np.concatenate([[0.0], total / total[-1]]))
 
     @classmethod
     def from_csv(cls, path: Path) -> ArrivalCurve:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.adapters.tables import batches, find_file, flag, require_file, scan_text
+from replay.adapters.tables import batches, find_file, flag, matches, require_file, scan_text
 from replay.errors import LogNotFoundError
 from replay.source import Label, TableLog, Tally, label_events
 
@@ -31,7 +31,8 @@ MISSING = "put sample_skeleton_train.csv and common_features_train.csv (Tianchi 
 
 #: 2017-01-01 00:00 UTC in ms.
 BASE_MS = 1_483_228_800_000
-_FILES = ("sample_skeleton*.csv",)
+#: The training part where both are there.
+_FILES = ("sample_skeleton_train.csv", "sample_skeleton*.csv")
 _SKELETON = ("sample_id", "click", "conversion", "common_feature_index", "feature_num", "feature_list")
 _COMMON = ("common_feature_index", "feature_num", "feature_list")
 _PROFILE = ("121", "122", "124", "125", "126", "127", "128", "129")
@@ -45,9 +46,11 @@ def find() -> Path | None:
 def open_path(path: Path | None = None) -> TableLog:
     """The log in ``path``, else where it is found."""
     skeleton = require_file("aliccp", _FILES, path)
-    common = skeleton.with_name(skeleton.name.replace("sample_skeleton", "common_features"))
-    if not common.is_file():
-        raise LogNotFoundError(f"aliccp: {skeleton} needs {common.name} beside it, for its users")
+    needed = skeleton.name.removesuffix(".gz").replace("sample_skeleton", "common_features")
+    beside = matches(skeleton.parent, [needed])
+    if not beside:
+        raise LogNotFoundError(f"aliccp: {skeleton} needs {needed} beside it, for its users")
+    common = beside[0]
 
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         users = _users(common)

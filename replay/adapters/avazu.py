@@ -28,7 +28,7 @@ from replay.source import Label, TableLog, Tally, label_events
 TITLE = "Avazu: mobile ad impressions with clicks to the hour"
 MISSING = "put train.gz or train.csv (Kaggle avazu-ctr-prediction) into data/avazu"
 
-_FILES = ("train", "train.csv", "train.gz", "train.csv.gz")
+_FILES = ("train", "train.csv")
 _CONTEXT = (
     *("C1", "site_domain", "app_domain", "device_model", "device_type", "device_conn_type"),
     *(f"C{k}" for k in range(15, 22)),

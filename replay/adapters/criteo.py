@@ -32,7 +32,7 @@ MISSING = "put criteo_attribution_dataset.tsv.gz (Criteo AI Lab) into data/crite
 
 #: 2017-01-01 00:00 UTC in ms.
 BASE_MS = 1_483_228_800_000
-_FILES = ("*attribution*.tsv", "*attribution*.tsv.gz")
+_FILES = ("*attribution*.tsv",)
 _CATEGORIES = tuple(f"cat{k}" for k in range(1, 10))
 _REQUIRED = (
     *("timestamp", "uid", "campaign", "conversion", "conversion_timestamp", "conversion_id"),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.adapters.tables import batches, find_file, flag, require_file, scan_text, time_ordered, whole
+from replay.adapters.tables import batches, find_file, flag, require_files, scan_text, time_ordered, whole
 from replay.source import Label, TableLog, Tally, label_events
 
 TITLE = "KuaiRand: short-video impressions with clicks, likes, random exposure"
@@ -40,8 +40,7 @@ def find() -> Path | None:
 
 def open_path(path: Path | None = None) -> TableLog:
     """The log in ``path`` (a file, or a folder of files), else where it is found."""
-    first = require_file("kuairand", _FILES, path)
-    files = [first] if path is not None and path.is_file() else sorted(first.parent.glob("log_*.csv"))
+    files = require_files("kuairand", _FILES, path)
     labels = [Label("click", flag("is_click")), Label("favourite", flag("is_like"))]
 
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:

@@ -18,13 +18,13 @@ from pathlib import Path
 import polars as pl
 
 from replay.adapters.behaviour import attributed, kinds
-from replay.adapters.tables import find_file, number, require_file, scan_text, time_ordered
+from replay.adapters.tables import find_file, number, require_files, scan_text, time_ordered
 from replay.source import TableLog, Tally
 
 TITLE = "REES46: views, carts, purchases of shops to the second, with prices"
 MISSING = "put the monthly files such as 2019-Nov.csv (Kaggle mkechinov) into data/rees46"
 
-_FILES = ("*.csv", "*.csv.gz")
+_FILES = ("*.csv",)
 _REQUIRED = (
     *("event_time", "event_type", "product_id", "category_id", "category_code"),
     *("brand", "price", "user_id", "user_session"),
@@ -40,8 +40,7 @@ def find() -> Path | None:
 
 def open_path(path: Path | None = None) -> TableLog:
     """The log in ``path`` (a file, or a folder of files), else where it is found."""
-    first = require_file("rees46", _FILES, path)
-    files = [first] if path is not None and path.is_file() else sorted(first.parent.glob("*.csv*"))
+    files = require_files("rees46", _FILES, path)
 
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         time = pl.col("event_time").str.to_datetime("%Y-%m-%d %H:%M:%S UTC", strict=False).dt.epoch("ms")

@@ -34,10 +34,23 @@ def folders(name: str) -> list[Path]:
 def find_file(name: str, patterns: Sequence[str]) -> Path | None:
     """The first file of adapter ``name`` that matches one of the glob ``patterns``."""
     for folder in folders(name):
-        for pattern in patterns:
-            for path in sorted(folder.glob(pattern)):
-                return path
+        for path in matches(folder, patterns):
+            return path
     return None
+
+
+def matches(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Files in ``folder`` that match, in the order of ``patterns`` and then of names; each log once.
+
+    A file compressed with gzip matches as the file does, and is left out where that is there as well: who
+    unpacks a download has both.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        for path in (*sorted(folder.glob(pattern)), *sorted(folder.glob(f"{pattern}.gz"))):
+            if path.is_file() and path.with_name(path.name.removesuffix(".gz")) not in found:
+                found[path] = None
+    return list(found)
 
 
 def require_file(name: str, patterns: Sequence[str], path: Path | None) -> Path:
@@ -45,18 +58,26 @@ def require_file(name: str, patterns: Sequence[str], path: Path | None) -> Path:
     if path is not None:
         if path.is_file():
             return path
-        for pattern in patterns:
-            for match in sorted(path.glob(pattern)):
-                return match
-        raise LogNotFoundError(f"{name}: no {' or '.join(patterns)} at {path}")
+        for match in matches(path, patterns):
+            return match
+        raise LogNotFoundError(f"{name}: no {' or '.join(patterns)} (or .gz) at {path}")
     found = find_file(name, patterns)
     if found is None:
         places = ", ".join(str(folder) for folder in folders(name))
         raise LogNotFoundError(
-            f"{name}: no {' or '.join(patterns)} in {places}; put the data set there, or name its folder "
-            f"in SURGELINE_{name.upper()}, or open {name}:PATH"
+            f"{name}: no {' or '.join(patterns)} (or .gz) in {places}; put the data set there, or name its "
+            f"folder in SURGELINE_{name.upper()}, or open {name}:PATH"
         )
     return found
+
+
+def require_files(name: str, patterns: Sequence[str], path: Path | None) -> list[Path]:
+    """All matches of the folder where the first is found, by name; ``path`` alone where it is a file."""
+    first = require_file(name, patterns, path)
+    if path is not None and path.is_file():
+        return [first]
+    # By name alone: a folder may hold some months compressed.
+    return sorted(matches(first.parent, [pattern.rpartition("/")[2] for pattern in patterns]))
 
 
 def scan_text(

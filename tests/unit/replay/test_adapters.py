@@ -340,3 +340,30 @@ def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
         open_log("obt")
     with pytest.raises(LogNotFoundError, match="--mapping"):
         open_log(write(tmp_path / "a.tsv", "x"))
+
+
+def test_a_file_and_its_unpacked_copy_are_one_log(tmp_path: Path) -> None:
+    """Fails when a month that lies there packed and unpacked has each of its events twice."""
+    header = "event_time,event_type,product_id,category_id,category_code,brand,price,user_id,user_session\n"
+    for month in ("2019-11", "2019-12"):
+        text = header + f"{month}-01 00:00:01 UTC,view,7,205,,apple,8.5,u1,s-1\n"
+        (tmp_path / f"{month}.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "2019-12.csv.gz.part").write_bytes(b"half a download")
+    write(tmp_path / "2019-12.csv", gzip.decompress((tmp_path / "2019-12.csv.gz").read_bytes()).decode())
+    found, log, _ = read("rees46", tmp_path)
+    assert [time for time, _, _ in found] == [ms("2019-11-01T00:00:01"), ms("2019-12-01T00:00:01")]
+    assert [file.name for file in log.files] == ["2019-11.csv.gz", "2019-12.csv"]
+
+
+def test_a_compressed_file_is_found_as_the_plain_one(tmp_path: Path) -> None:
+    (tmp_path / "UserBehavior.csv.gz").write_bytes(gzip.compress(b"1,10,100,pv,1511658000\n"))
+    assert open_log(f"taobao:{tmp_path}").info().impressions == 1
+
+
+def test_aliccp_is_its_training_part(tmp_path: Path) -> None:
+    """Fails when the test part, which comes first in the alphabet, stands in for the training part."""
+    for part in ("test", "train"):
+        write(tmp_path / f"sample_skeleton_{part}.csv", f"{part},0,0,c,1,205\x024001\x031.0\n")
+    features = b"c,1,101\x02u9\x031.0\n"
+    (tmp_path / "common_features_train.csv.gz").write_bytes(gzip.compress(features))
+    assert [key for _, key, _ in read("aliccp", tmp_path)[0]] == ["aliccp-train"]
