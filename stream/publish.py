@@ -13,14 +13,19 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import MessageSizeTooLargeError
 
 from models.weights import Weights, encode_weights, weights_key
 from stream.decode import Refused
 from stream.events import DeadLetter
 from stream.scenario import Topics
+from stream.topics import MAX_RECORD_BYTES
 
 #: Rows that are put into batches before the event loop gets a turn.
 ROWS_A_TURN = 2_000
+#: How much of key and of value a dead letter keeps where the topic does not take all of them, tried in this
+#: order. The first fits a broker's usual limit of 1 MiB: both in base64 and the letter's own key.
+CUT_BYTES = (256 * 1024, 1024)
 
 _encode_dead_letter = msgspec.json.Encoder().encode
 
@@ -38,7 +43,11 @@ class Publisher:
     async def start(self) -> None:
         """Connect. Raises aiokafka's ``KafkaError`` where no broker answers."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap.split(","), acks="all", linger_ms=5, max_batch_size=1 << 18
+            bootstrap_servers=self._bootstrap.split(","),
+            acks="all",
+            linger_ms=5,
+            max_batch_size=1 << 18,
+            max_request_size=MAX_RECORD_BYTES,
         )
         await producer.start()
         self._producer = producer
@@ -51,11 +60,14 @@ class Publisher:
             self._producer = None
 
     async def dead_letters(self, refused: Sequence[tuple[str, int, Refused]]) -> None:
-        """Write refused records, given as (topic, partition, refused); returns when the broker has them."""
+        """Write refused records, given as (topic, partition, refused); returns when the broker has them.
+
+        A letter that is too large for the topic goes out cut, and its reason says so: one huge record must
+        not keep all others, and with them the checkpoint, waiting for ever.
+        """
         seen_at = round(time.time() * 1000)
-        pending = []
-        for topic, partition, (record, reason) in refused:
-            letter = DeadLetter(
+        letters = [
+            DeadLetter(
                 reason=reason,
                 topic=topic,
                 partition=partition,
@@ -64,12 +76,33 @@ class Publisher:
                 value=record.value,
                 seen_at=seen_at,
             )
-            pending.append(
-                await self._live().send(
-                    self._topics.dead_letter, key=record.key, value=_encode_dead_letter(letter)
-                )
-            )
-        await asyncio.gather(*pending)
+            for topic, partition, (record, reason) in refused
+        ]
+        left = await self._try_letters(letters, None)
+        for kept in CUT_BYTES:
+            left = await self._try_letters(left, kept)
+        if left:
+            raise MessageSizeTooLargeError(f"{self._topics.dead_letter} takes no {CUT_BYTES[-1]} bytes")
+
+    async def _try_letters(self, letters: Sequence[DeadLetter], kept: int | None) -> list[DeadLetter]:
+        """Write letters, cut to ``kept`` bytes; returns those that are too large. Raises other errors."""
+        left, sent = [], []
+        for letter in letters:
+            value = _encode_dead_letter(letter if kept is None else _cut(letter, kept))
+            key = letter.key and letter.key[:kept]
+            try:
+                future = await self._live().send(self._topics.dead_letter, key=key, value=value)
+            except MessageSizeTooLargeError:  # the client's own limit; below is the broker's
+                left.append(letter)
+            else:
+                sent.append((letter, future))
+        answers = await asyncio.gather(*(future for _, future in sent), return_exceptions=True)
+        for (letter, _), answer in zip(sent, answers, strict=True):
+            if isinstance(answer, MessageSizeTooLargeError):
+                left.append(letter)
+            elif isinstance(answer, BaseException):
+                raise answer
+        return left
 
     async def feature_rows(self, rows: Iterable[tuple[str, str, bytes]]) -> int:
         """Write (table, entity, packed row) under ``<source>/<table>/<entity>``; returns how many.
@@ -114,3 +147,14 @@ class Publisher:
         if self._producer is None:
             raise RuntimeError("the publisher is not started")
         return self._producer
+
+
+def _cut(letter: DeadLetter, kept: int) -> DeadLetter:
+    """The letter with the first ``kept`` bytes of its key and of its value."""
+    size = len(letter.key or b"") + len(letter.value or b"")
+    return msgspec.structs.replace(
+        letter,
+        reason=f"{letter.reason} (cut here: {size} bytes are too large; all of them stand at the offset)",
+        key=letter.key and letter.key[:kept],
+        value=letter.value and letter.value[:kept],
+    )

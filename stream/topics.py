@@ -9,6 +9,11 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from stream.scenario import Scenario
 
+#: Largest record of the dead-letter and weights topics, in bytes. A dead letter holds a refused record in
+#: base64, so it outgrows the broker's usual limit (1 MiB) where the record itself did not; weights hold the
+#: posterior of a wide last layer.
+MAX_RECORD_BYTES = 8 * 1024 * 1024
+
 
 class TopicsError(RuntimeError):
     """The topics cannot be used as they are, or the broker cannot be reached."""
@@ -17,12 +22,13 @@ class TopicsError(RuntimeError):
 def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:
     """Topic -> (partitions, configuration)."""
     names = scenario.topics
+    large = {"max.message.bytes": str(MAX_RECORD_BYTES)}
     compact = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": "600000"}
     return {
         names.impressions: (names.partitions, {}),
         names.actions: (names.partitions, {}),
-        names.dead_letter: (1, {}),
-        names.weights: (1, compact),
+        names.dead_letter: (1, large),
+        names.weights: (1, compact | large),
         names.features: (names.partitions, compact),
     }
 

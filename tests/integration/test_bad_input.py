@@ -153,6 +153,50 @@ def test_bad_records_go_to_the_dead_letters_and_nothing_else_is_lost(
         assert re.search(reason, letter.reason), (reason, letter.reason)
 
 
+def test_a_huge_bad_record_does_not_keep_the_others_waiting(
+    broker: str, broker_kind: str, scenario_factory: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """Failure: a refused record just below the broker's limit outgrows it in base64; its dead letter can
+    never be written, so that no checkpoint and no weights follow, for ever.
+
+    Mechanism: 900 kB of garbage, as a value and as a key, between good events; a dead-letter topic that the
+    worker made itself, and one that was there with the broker's own limit. Required: the first has all
+    bytes; the second their beginning, and the reason says so. Everything else goes on.
+    """
+    huge = b"x" * 900_000
+    plain = scenario_factory(times=TIMES)
+    names = msgspec.structs.replace(plain.topics, dead_letter=f"{plain.topics.dead_letter}-small")
+    small = msgspec.structs.replace(plain, name=f"{plain.name}-small", topics=names)
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    admin.create_topics([NewTopic(names.dead_letter, num_partitions=1, replication_factor=1)])
+    admin.close()
+    workers = [Worker(scenario, broker, tmp_path).ready() for scenario in (plain, small)]
+    try:
+        records = [(b"k", encoded(impression("i1"))), (b"k", huge), (huge, b"{"), (b"k", b"{")]
+        produce(broker, [(plain.topics.impressions, 0, key, value) for key, value in records])
+        end_log(broker, plain, T0 + 10_000)
+        for worker in workers:
+            worker.reached(samples=1, dead_letters=3)
+            assert worker.stop() == 0
+    finally:
+        for worker in workers:
+            worker.end()
+    for scenario in (plain, small):
+        letters = [
+            msgspec.json.decode(record.value, type=DeadLetter)
+            for record in read_topic(broker, scenario.topics.dead_letter)
+        ]
+        assert sorted(letter.offset for letter in letters) == [1, 2, 3]
+        by_offset = {letter.offset: letter for letter in letters}
+        assert (by_offset[3].key, by_offset[3].value) == (b"k", b"{")
+        kept_bytes = (by_offset[2].key or b"", by_offset[1].value or b"")
+        if scenario is plain or (broker_kind == "embedded" and "cut" not in by_offset[1].reason):
+            assert kept_bytes == (huge, huge)  # the embedded broker has no limit of its own
+        else:
+            assert all(part and huge.startswith(part) for part in kept_bytes)
+            assert "900001 bytes are too large" in by_offset[1].reason
+
+
 def test_logged_features_win(broker: str, scenario_factory: Callable[..., Scenario], tmp_path: Path) -> None:
     """Failure: training on other features than serving saw. Mechanism: impressions that carry theirs.
 
