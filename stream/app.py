@@ -24,7 +24,7 @@ from state.errors import StateError
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario
+from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
 from stream.topics import TopicsError, ensure_topics
 from stream.transport import batch_topic
 
@@ -82,9 +82,9 @@ class SurgelineApp(faust.App):
 
 def create_app(scenario: Scenario) -> SurgelineApp:
     """The app for a scenario; one worker process runs it."""
-    worker_id = os.environ.get("SURGELINE_WORKER_ID", "0")
+    member = worker_id()
     bootstrap = bootstrap_servers()
-    datadir = home() / "faust" / worker_id
+    datadir = home() / "faust" / member
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
@@ -96,7 +96,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         store="memory://",
         origin="stream",
         datadir=str(datadir),
-        consumer_group_instance_id=f"{scenario.name}-{worker_id}",
+        consumer_group_instance_id=f"{scenario.name}-{member}",
         consumer_auto_offset_reset="earliest",
         broker_session_timeout=10.0,
         broker_heartbeat_interval=3.0,
@@ -107,7 +107,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     app.scenario = scenario
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, bootstrap, worker_id, WorkerMetrics())
+    app.offsets = Runtime(scenario, bootstrap, member, WorkerMetrics())
     add_agents(app)
     add_pages(app, app.offsets)
     return app

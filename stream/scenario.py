@@ -15,7 +15,9 @@ from typing import Annotated
 import msgspec
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
-TopicName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,249}$")]
+#: What Kafka takes as the name of a topic or of a group's member; "." and ".." are no names.
+NAME = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z"
+TopicName = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
 
@@ -34,6 +36,15 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     features: TopicName = "surgeline-features"
     partitions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4
     replication: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+
+    def __post_init__(self) -> None:
+        names = [self.impressions, self.actions, self.dead_letter, self.weights, self.features]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(
+                f"topics.impressions, actions, dead_letter, weights and features must be five different "
+                f"topics; {twice[0]!r} stands there twice"
+            )
 
 
 class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -130,7 +141,20 @@ def bootstrap_servers() -> str:
 
 def home() -> Path:
     """Where state, trunks and downloads live: ``SURGELINE_HOME``, else ``.surgeline`` here."""
-    return Path(os.environ.get("SURGELINE_HOME", ".surgeline"))
+    return Path(os.environ.get("SURGELINE_HOME") or ".surgeline")
+
+
+def worker_id() -> str:
+    """``SURGELINE_WORKER_ID``, else ``0``: names the state folder, the group's member and keys in topics.
+
+    Raises ``ScenarioError`` where it cannot be part of those.
+    """
+    found = os.environ.get("SURGELINE_WORKER_ID") or "0"
+    if not re.match(NAME, found):
+        raise ScenarioError(
+            f"SURGELINE_WORKER_ID {found!r}: allowed are letters, digits, '.', '_' and '-', at most 249"
+        )
+    return found
 
 
 def load_scenario(path: str | os.PathLike[str] | None = None) -> Scenario:

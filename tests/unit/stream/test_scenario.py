@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.scenario import Features, Scenario, ScenarioError, Times, home, load_scenario
+from stream.scenario import Features, Scenario, ScenarioError, Times, home, load_scenario, worker_id
 
 
 def load(tmp_path: Path, text: str) -> Scenario:
@@ -56,6 +56,25 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert home() == Path(".surgeline")
     monkeypatch.setenv("SURGELINE_HOME", "elsewhere")
     assert home() == Path("elsewhere")
+    # As containers pass on a variable that nobody set.
+    monkeypatch.setenv("SURGELINE_HOME", "")
+    assert home() == Path(".surgeline")
+
+
+@pytest.mark.parametrize("wrong", ["a/b", "..", "a b", "é", "x" * 250, "a\n"])
+def test_a_worker_id_that_does_not_fit_into_keys_and_paths_is_refused(
+    wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: with a slash in it serving reads another source and table out of every feature row's key."""
+    monkeypatch.setenv("SURGELINE_WORKER_ID", wrong)
+    with pytest.raises(ScenarioError, match=r"SURGELINE_WORKER_ID .* allowed are"):
+        worker_id()
+
+
+@pytest.mark.parametrize(("given", "used"), [("", "0"), ("shop-1.eu_2", "shop-1.eu_2")])
+def test_an_empty_worker_id_is_the_default(given: str, used: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SURGELINE_WORKER_ID", given)
+    assert worker_id() == used
 
 
 @pytest.mark.parametrize(
@@ -64,6 +83,8 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ('name = "a b"', "$.name", "regex"),
         ("trunk = 1", "$.trunk", "`str`"),
         ('[topics]\nweights = ""', "$.topics.weights", "regex"),
+        ('[topics]\nweights = ".."', "$.topics.weights", "regex"),
+        ('[topics]\nweights = "a\\n"', "$.topics.weights", "regex"),
         ("[topics]\npartitions = 0", "$.topics.partitions", ">= 1"),
         ('[topics]\npartitions = "4"', "$.topics.partitions", "`int`"),
         ("[topics]\nreplication = 17", "$.topics.replication", "<= 16"),
@@ -132,6 +153,19 @@ def test_an_impression_cannot_be_forgotten_before_its_label_stands(tmp_path: Pat
     message = refused(tmp_path, "[times]\nlabel_window_s = 400")
     assert "times.join_limit_s (300) must be at least times.label_window_s (400)" in message
     load(tmp_path, "[times]\nlabel_window_s = 300")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "impressions = 'a'\nactions = 'a'",
+        "weights = 'surgeline-features'",
+        "dead_letter = 'surgeline-actions'",
+    ],
+)
+def test_topics_must_differ(tmp_path: Path, text: str) -> None:
+    """Failure: impressions are read as actions, or dead letters are read again as events, for ever."""
+    assert "must be five different topics" in refused(tmp_path, f"[topics]\n{text}")
 
 
 @pytest.mark.parametrize("values", ["60, 60", "100000.01, 100000.02"])
