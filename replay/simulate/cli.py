@@ -135,6 +135,9 @@ def _write(sim: Double11, out: Path, truth: Path | None, limit: int | None) -> i
                 truth_file.write(latent)
             written += log.height
             bar.update(task, completed=int(sim.tally.events[0]))
+        if not written:
+            expected = f"{sim.expected_impressions:g} impressions were expected"
+            raise WriterError(f"nobody came in so short a night ({expected}): raise --rate or --minutes")
     return written
 
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from replay.simulate.config import ConfigError
+
 #: Fitted by ``replay.simulate.fit`` to requests a minute of the 1998 World Cup site (Arlitt and Jin).
 WORLDCUP98: dict[str, float] = {
     "peak_over_median": 59.0695,
@@ -34,6 +36,10 @@ TMALL: dict[str, float] = {
 RISE_S = 15.0
 WAVES: tuple[tuple[float, float], ...] = ((0.0, 1.0), (1.0, 0.12), (2.0, 0.06))
 DAY_TROUGH_H = 5.0
+#: The largest ``J``: beside it nothing is left of the background.
+ONLY_JUMP = 1e6
+#: Below what a night without a jump has by no more than this share of it is that night.
+RATIO_TOLERANCE = 0.02
 #: Points of the intensity's grid: every second of the night around midnight, every minute elsewhere.
 DENSE_H = (-6.0, 10.0)
 
@@ -59,7 +65,11 @@ def background(h: np.ndarray) -> np.ndarray:
 
 
 def jump_height(hours: float, jump_ratio: float) -> float:
-    """``J`` for which the busiest minute of the night is ``jump_ratio`` times the median minute."""
+    """``J`` for which the busiest minute of the night is ``jump_ratio`` times the median minute.
+
+    Raises ``ConfigError`` where no jump gives it: in a short night the median minute is part of the surge,
+    and without any jump the evening is still busier than the small hours.
+    """
     h = _grid(hours)
     base, jump = _minutes(h, background(h)), _minutes(h, surge(h))
 
@@ -67,8 +77,14 @@ def jump_height(hours: float, jump_ratio: float) -> float:
         minutes = base + height * jump
         return float(minutes.max() / np.median(minutes))
 
+    least, most = ratio(0.0), ratio(ONLY_JUMP)
+    if not (1.0 - RATIO_TOLERANCE) * least <= jump_ratio <= most:
+        raise ConfigError(
+            f"jump_ratio must be between {least:.2f} and {most:.5g} in a night of {hours:g} hours, "
+            f"not {jump_ratio!r}"
+        )
     low, high = 0.0, 1.0
-    while ratio(high) < jump_ratio and high < 1e6:
+    while ratio(high) < jump_ratio:
         high *= 2.0
     for _ in range(50):
         middle = (low + high) / 2.0

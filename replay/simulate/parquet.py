@@ -8,8 +8,10 @@ only what moves is understood and the rest is copied.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -55,11 +57,9 @@ class RowGroupWriter:
         self._groups: list[Fields] = []
         self._count = 0
         self._schema: pl.Schema | None = None
-        try:
+        with self._naming():
             self._file: BinaryIO = self._part.open("wb")
-        except OSError as error:
-            raise WriterError(f"{self.path}: cannot be written: {error.strerror}") from error
-        self._file.write(MAGIC)
+        self._put(MAGIC)
 
     def write(self, frame: pl.DataFrame) -> None:
         """Append ``frame``; whole row groups leave memory."""
@@ -86,14 +86,18 @@ class RowGroupWriter:
         self._footer[FILE_GROUPS] = (LIST, (STRUCT, self._groups))
         out = bytearray()
         _write_struct(out, self._footer)
-        self._file.write(out + len(out).to_bytes(4, "little") + MAGIC)
-        self._file.close()
-        self._part.replace(self.path)
+        self._put(out + len(out).to_bytes(4, "little") + MAGIC)
+        with self._naming():
+            self._file.close()
+            self._part.replace(self.path)
 
     def discard(self) -> None:
         """Forget what was written."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        # What is still buffered may find the disk as full as what came before it.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._part.unlink(missing_ok=True)
 
     def _append(self, frame: pl.DataFrame) -> None:
         buffer = io.BytesIO()
@@ -108,9 +112,21 @@ class RowGroupWriter:
         _, groups = footer[FILE_GROUPS][1]
         for group in groups:
             self._groups.append(_moved(group, moved))
-        self._file.write(data[len(MAGIC) : -8 - size])
+        self._put(data[len(MAGIC) : -8 - size])
         self._footer = self._footer or footer
         self._count += frame.height
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
+        with self._naming():
+            self._file.write(data)
+
+    @contextlib.contextmanager
+    def _naming(self) -> Iterator[None]:
+        """The system's refusals (no folder, no permission, a full disk) with the file's name."""
+        try:
+            yield
+        except OSError as error:
+            raise WriterError(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def __enter__(self) -> RowGroupWriter:
         return self
@@ -118,10 +134,14 @@ class RowGroupWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        if kind is not None:
             self.discard()
+            return
+        try:
+            self.close()
+        except BaseException:
+            self.discard()
+            raise
 
 
 def sha256(path: str | Path) -> str:

@@ -55,6 +55,8 @@ def test_a_limit_cuts_log_and_truth_alike(tmp_path: Path) -> None:
         (["--start", "soon"], "start must be an ISO time"),
         (["--policy", "best"], "'best' is not one of 'logged', 'random', 'oracle'"),
         (["--truth", "SAME"], "--truth must not be the file of --out"),
+        (["--hours", "0.5"], "jump_ratio must be between 1.04 and 5.2"),
+        (["--rate", "1", "--minutes", "0.05"], "raise --rate or --minutes"),
     ],
 )
 def test_wrong_options_are_named_and_leave_no_file(tmp_path: Path, options: list[str], message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from replay.simulate.config import ConfigError
 from replay.simulate.curve import TMALL, WORLDCUP98, ArrivalCurve
 from replay.simulate.fit import fit_tmall, fit_worldcup, in_code, refit
 
@@ -31,6 +32,12 @@ def test_mean_rate_and_jump_ratio_are_as_asked(minutes: float, rate: float, jump
     assert float(curve.expected(span)) == pytest.approx(rate * span)
     counts = by_minute(curve, span, hours)
     assert counts.max() / np.median(counts) == pytest.approx(jump, rel=0.03)
+
+
+@pytest.mark.parametrize(("hours", "jump"), [(0.5, 59.0), (2.0, 32.0), (24.0, 1.5)])
+def test_a_jump_that_no_height_gives_is_refused(hours: float, jump: float) -> None:
+    with pytest.raises(ConfigError, match=f"jump_ratio must be between .* in a night of {hours:g} hours"):
+        ArrivalCurve(600.0, hours, 100.0, jump)
 
 
 def test_the_jump_is_at_midnight_and_within_one_minute() -> None:

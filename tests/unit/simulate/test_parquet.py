@@ -54,6 +54,16 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full on this system")
+@pytest.mark.parametrize("rows", [10, 1_000_000], ids=["while it is written", "when it is closed"])
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, rows: int, night: Night) -> None:
+    (tmp_path / "x.part").symlink_to("/dev/full")
+    full = pytest.raises(WriterError, match="x: cannot be written: No space left")
+    with full, RowGroupWriter(tmp_path / "x", rows=rows) as file:
+        file.write(night.log.head(2_000))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_refused_writes_say_why(tmp_path: Path) -> None:
     with pytest.raises(WriterError, match="columns differ"), RowGroupWriter(tmp_path / "x") as file:
         file.write(pl.DataFrame({"a": [1]}))
