@@ -167,6 +167,23 @@ def paused(broker: brokers.Broker) -> Iterator[None]:
     group = os.getpgid(broker_pid(broker))
     os.killpg(group, signal.SIGSTOP)
     try:
+        # A thread of the process must run to take the signal, and on a busy machine others run before it.
+        until(lambda: _stopped(group), "the broker's processes are stopped")
         yield
     finally:
         os.killpg(group, signal.SIGCONT)
+
+
+def _stopped(group: int) -> bool:
+    """Whether every process of a group is stopped (Linux; elsewhere the signal is taken at its word)."""
+    stats = [_stat(folder) for folder in Path("/proc").glob("[0-9]*")]
+    return all(state in "TZ" for state, its_group in stats if its_group == group)
+
+
+def _stat(folder: Path) -> tuple[str, int]:
+    """State and process group; the command's name before them may hold spaces."""
+    try:
+        state, _, group = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+    except OSError:
+        return "", 0
+    return state, int(group)
