@@ -132,19 +132,28 @@ def analyse(
     )
 
 
+def open_truth(truth: Path) -> pl.LazyFrame:
+    """A truth file's ids, click probabilities and flags. Raises ``AnalysisError`` where it is none."""
+    try:
+        side = pl.scan_parquet(truth)
+        names = set(side.collect_schema().names())
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise AnalysisError(f"{truth}: cannot be read as a truth file: {error}") from error
+    if not {"impression_id", "p_click"} <= names:
+        raise AnalysisError(f"{truth}: not a truth file: it needs impression_id and p_click")
+    flags = [name for name in TRUTH_FLAGS if name in names]
+    return side.select("impression_id", pl.col("p_click").cast(pl.Float32), *flags)
+
+
 def _rows(path: Path, truth: Path | None) -> pl.DataFrame:
     table = pl.scan_parquet(path)
     scores = [n for n in table.collect_schema().names() if n.startswith((LEARNER, CADENCE))]
     rows = table.drop(scores).collect()
     if truth is None:
         return rows
+    side = open_truth(truth)
     try:
-        side = pl.scan_parquet(truth)
-        names = set(side.collect_schema().names())
-        if not {"impression_id", "p_click"} <= names:
-            raise AnalysisError(f"{truth}: not a truth file: it needs impression_id and p_click")
-        flags = [name for name in TRUTH_FLAGS if name in names]
-        side_rows = side.select("impression_id", pl.col("p_click").cast(pl.Float32), *flags).collect()
+        side_rows = side.collect()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise AnalysisError(f"{truth}: cannot be read as a truth file: {error}") from error
     joined = rows.join(

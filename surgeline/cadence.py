@@ -8,6 +8,7 @@ equally fresh in every arm: only the age of the weights differs.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,19 @@ def parse_cadences(text: str) -> list[tuple[str, float | None]]:
     return arms
 
 
+def check_ticks(cadences_s: Iterable[float], tick_ms: int) -> list[int]:
+    """Each cadence in ms. Raises ``CadenceError`` for one that ticks of ``tick_ms`` cannot keep."""
+    found = []
+    for seconds in cadences_s:
+        every = round(seconds * 1000)
+        if every < tick_ms or every % tick_ms:
+            raise CadenceError(
+                f"--cadence: {seconds:g} s is no multiple of times.tick_s ({tick_ms / 1000:g} s)"
+            )
+        found.append(every)
+    return found
+
+
 class StaleCopies:
     """Copies of the champion's mean (p,) a cadence; predicts for each as impressions come.
 
@@ -56,12 +70,7 @@ class StaleCopies:
 
     def __init__(self, engine: Engine, cadences_s: list[float]) -> None:
         self._engine = engine
-        self._every_ms = [round(seconds * 1000) for seconds in cadences_s]
-        for seconds, every in zip(cadences_s, self._every_ms, strict=True):
-            if every < engine.tick_ms or every % engine.tick_ms:
-                raise CadenceError(
-                    f"--cadence: {seconds:g} s is no multiple of times.tick_s ({engine.tick_ms / 1000:g} s)"
-                )
+        self._every_ms = check_ticks(cadences_s, engine.tick_ms)
         champion = engine.panel.champion
         self._means: FloatArray = np.repeat(champion.mean[None, :], len(cadences_s), axis=0)
         self._published = [-1] * len(cadences_s)

@@ -95,6 +95,7 @@ def command(
         truth=truth,
         cadence=cadence,
         predictions=predictions,
+        written=tuple(path for path in (json_file, html_file) if path is not None),
         seed=seed,
     )
     with Bar() as bar:

@@ -28,8 +28,9 @@ from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine
 from stream.scenario import Scenario, home
-from surgeline.analyse import CHAMPION, Analysis, analyse
-from surgeline.cadence import StaleCopies, parse_cadences
+from surgeline.analyse import CHAMPION, Analysis, analyse, open_truth
+from surgeline.cadence import StaleCopies, check_ticks, parse_cadences
+from surgeline.notes import notes
 from surgeline.predictions import Predictions
 from surgeline.progress import Bar, silent
 from surgeline.rehearse import Rehearsal, RehearsalReport
@@ -43,7 +44,10 @@ class EvaluateError(ValueError):
 
 
 class Request(msgspec.Struct, kw_only=True, frozen=True):
-    """What to evaluate. ``until_train`` in ms UTC; paths that are None are not written."""
+    """What to evaluate. ``until_train`` in ms UTC; paths that are None are not written.
+
+    ``written``: files that the caller writes from what is found; like ``predictions``, none may be an input.
+    """
 
     log: str
     mapping: Path | None = None
@@ -56,6 +60,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     truth: Path | None = None
     cadence: str = ""
     predictions: Path | None = None
+    written: tuple[Path, ...] = ()
     seed: int = 0
 
 
@@ -70,6 +75,13 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
         raise EvaluateError("--warm feeds what precedes --until-train; without that there is nothing")
     if request.truth is not None and not request.truth.is_file():
         raise EvaluateError(f"{request.truth}: no such file")
+    # What would fail after the pass should fail before it.
+    check_ticks(
+        [seconds for _, seconds in cadences if seconds is not None], round(scenario.times.tick_s * 1000)
+    )
+    if request.truth is not None:
+        open_truth(request.truth)
+    _spare_inputs(request, log)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="surgeline-evaluate-")))
         began = time.monotonic()
@@ -109,6 +121,20 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
             training_seconds=trained - began,
         )
     return _evaluation(about, run, rehearsal, found, log, request)
+
+
+def _spare_inputs(request: Request, log: RecordedLog) -> None:
+    """Refuse an output that is an input, under whatever name, or another output."""
+    outputs = [path for path in (request.predictions, *request.written) if path is not None]
+    inputs = [
+        path for path in (request.truth, request.mapping, *getattr(log, "files", ())) if path is not None
+    ]
+    for k, path in enumerate(outputs):
+        for other in inputs:
+            if path.exists() and other.exists() and path.samefile(other):
+                raise EvaluateError(f"{path}: is read by this evaluation and would be overwritten")
+        if any(path.resolve() == other.resolve() for other in outputs[:k]):
+            raise EvaluateError(f"{path}: is named for two outputs")
 
 
 class _Pass:
@@ -232,9 +258,15 @@ def _size(log: RecordedLog, bar: Bar) -> int | None:
 
 
 def _nothing(log: RecordedLog, request: Request, report: RehearsalReport) -> str:
+    """Why there is nothing to evaluate, as far as that is known."""
     where = f" from {stamp(request.until_train)} on" if request.until_train is not None else ""
-    why = f": {report.refused:,} events were refused ({report.refused_because})" if report.refused else ""
-    return f"{log.name} has no impressions to evaluate{where}{why}"
+    tally = getattr(log, "tally", None)
+    why = []
+    if report.refused:
+        why.append(f"{report.refused:,} events were refused ({report.refused_because})")
+    if tally is not None and tally.text():
+        why.append(tally.text())
+    return f"{log.name} has no impressions to evaluate{where}" + (f": {'; '.join(why)}" if why else "")
 
 
 def _evaluation(
@@ -279,32 +311,19 @@ def _evaluation(
         hot_items=found.hot_items,
         cadence=found.cadence,
         bootstrap=found.bootstrap,
-        notes=_notes(engine, found, rehearsal, request),
+        notes=list(
+            notes(
+                engine,
+                counts,
+                intervals=found.bootstrap is not None,
+                from_ms=request.until_train,
+                warm=request.warm,
+                bad_rows=tally.examples if tally is not None else (),
+                refused_because=rehearsal.refused_because,
+            )
+        ),
         expert_weights=found.expert_weights,
     )
-
-
-def _notes(engine: Engine, found: Analysis, rehearsal: RehearsalReport, request: Request) -> list[str]:
-    notes = []
-    if not found.positives:
-        notes.append("No impression was clicked within the label window: AUC and PCOC are undefined.")
-    if found.bootstrap is None:
-        notes.append("Too few users for confidence intervals.")
-    if rehearsal.refused:
-        notes.append(f"{rehearsal.refused:,} events were refused; the first: {rehearsal.refused_because}.")
-    skipped = {name: count for name, count in engine.panel.skipped.items() if count}
-    for name, count in skipped.items():
-        limit = engine.scenario.learners.river_samples_per_tick
-        why = f"it learns at most {limit} a tick" if name.startswith("river_") else "a value is out of bounds"
-        notes.append(f"{name}: {count:,} samples were predicted and not learned from: {why}.")
-    if request.until_train is not None:
-        notes.append(
-            "Real-time features and learners are warm: they ran through what the trunk was trained on, too; "
-            "figures are of later rows only."
-            if request.warm
-            else "Real-time features and learners start cold where the training data end."
-        )
-    return notes
 
 
 def stamp(ms: int) -> str:

@@ -191,11 +191,62 @@ def test_a_wrong_request_is_one_line(night: Night, arguments: list[str], said: s
     assert said in result.output and "Traceback" not in result.output
 
 
-def test_a_log_of_the_future_says_why_there_is_nothing(night: Night, tmp_path: Path) -> None:
-    table = night.table.head(50).with_columns(pl.col("event_time") + 100 * 365 * 86_400_000)
+@pytest.mark.parametrize("option", ["--predictions", "--json", "--report"])
+def test_an_output_never_replaces_what_is_read(night: Night, tmp_path: Path, option: str) -> None:
+    """Fails when a result is written over the log or the truth that it is made from."""
+    log, truth = tmp_path / "n.parquet", tmp_path / "t.parquet"
+    log.write_bytes(night.log.read_bytes())
+    truth.write_bytes(night.truth.read_bytes())
+    (tmp_path / "other").symlink_to(log)
+    for path in (log, tmp_path / "other", truth):
+        result = run(log, "--truth", truth, "--limit", 50, option, path)
+        assert result.exit_code == 2 and "would be overwritten" in result.output
+    twice = run(log, "--limit", 50, "--json", tmp_path / "x", option, tmp_path / "." / "x")
+    assert twice.exit_code == (0 if option == "--json" else 2), twice.output
+    assert log.read_bytes() == night.log.read_bytes() and truth.read_bytes() == night.truth.read_bytes()
+
+
+def test_what_would_fail_at_the_end_fails_before_the_training(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a file that is no truth, or a cadence between two ticks, is found out late."""
+    monkeypatch.setattr("surgeline.evaluation.train_from_log", lambda *_, **__: pytest.fail("trained first"))
+    start = int(night.table["event_time"].median())  # type: ignore[arg-type]
+    for wrong in (["--truth", night.log], ["--cadence", "1500ms"], ["--cadence", "1.5s"]):
+        result = run(night.log, "--until-train", start, *wrong)
+        assert result.exit_code == 2, result.output
+
+
+def test_notes_say_what_the_labels_left_out(tmp_path: Path) -> None:
+    """Fails when rows, clicks or orphans vanish without a word, or a constant poses as a model."""
+    (tmp_path / "m.toml").write_text(
+        '[fields]\nevent_time = "t"\nuser_id = "u"\nitem_id = "i"\n'
+        '[labels.click]\ncolumn = "c"\ndelay = "d"\n'
+    )
+    table = [
+        f"{1_700_000_000_000 + k * 1000},u{k},i{k % 3},{k % 2},{30 if k == 21 else 1}" for k in range(40)
+    ]
+    (tmp_path / "log.csv").write_text("\n".join(["t,u,i,c,d", *table, "noon,u1,i1,1,1", ""]))
+    found, _, output = evaluated(tmp_path, tmp_path / "log.csv", "--mapping", tmp_path / "m.toml")
+    said = "\n".join(found.notes)
+    assert "Without a trunk, frozen predicts 2%" in said
+    assert "1 of 20 clicks came after the label window of 5 s" in said
+    assert found.counts.row_positives == 19
+    assert "1 rows of the log are no events" in said and "row 41" in said and "noon" in said
+    assert all(note in output for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("years", "said"), [(30, "50 events were refused"), (200, "50 rows refused (row 1: event_time")]
+)
+def test_a_log_of_the_future_says_why_there_is_nothing(
+    night: Night, tmp_path: Path, years: int, said: str
+) -> None:
+    """Ahead of the clock the engine refuses events; beyond the contract they are no events at all."""
+    table = night.table.head(50).with_columns(pl.col("event_time") + years * 365 * 86_400_000)
     table.write_parquet(tmp_path / "future.parquet")
     result = run(tmp_path / "future.parquet")
-    assert result.exit_code == 2 and "50 events were refused" in result.output
+    assert result.exit_code == 2 and said in result.output
 
 
 def test_times_are_utc() -> None:
