@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import throughput
+from bench import _sides, throughput
 from bench._registry import BenchError
 from bench._watch import Rate, Sample, between, prometheus, steady
 from replay.player import PlayReport
@@ -159,7 +159,7 @@ def test_too_few_samples_are_no_rate() -> None:
 
 
 def test_an_exact_run_passes() -> None:
-    throughput.check(EXACT, PLAYED, 100)
+    _sides.check(EXACT, PLAYED, 100)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_an_exact_run_passes() -> None:
 )
 def test_one_event_too_few_or_too_many_is_no_number(name: str, count: float) -> None:
     with pytest.raises(BenchError, match="feature row" if name == "feature_rows" else name):
-        throughput.check({**EXACT, name: count}, PLAYED, 100)
+        _sides.check({**EXACT, name: count}, PLAYED, 100)
 
 
 def test_weights_that_lack_the_last_samples_are_no_number() -> None:
     with pytest.raises(BenchError, match="published weights"):
-        throughput.check(EXACT, PLAYED, 99)
+        _sides.check(EXACT, PLAYED, 99)
 
 
 def test_counts_are_read_from_the_page_by_label() -> None:
@@ -205,16 +205,16 @@ def test_counts_are_read_from_the_page_by_label() -> None:
             ]
         )
     )
-    counts = throughput.engine_counts(page)
+    counts = _sides.engine_counts(page)
     assert (counts["impression"], counts["click"], counts["samples"]) == (100.0, 5.0, 100.0)
     assert (counts["river_skipped"], counts["orphans"], counts["received"]) == (60.0, 3.0, 12.0)
-    assert not throughput.tick_is_over(counts)
-    assert throughput.tick_is_over({**counts, "published": 4.0})
+    assert not _sides.tick_is_over(counts)
+    assert _sides.tick_is_over({**counts, "published": 4.0})
 
 
 def test_every_metric_that_is_read_is_one_that_the_worker_has() -> None:
     """A renamed metric would read as zero; the run would then fail late, or hide a duplicate."""
-    source = (ROOT / "bench" / "throughput.py").read_text(encoding="utf-8")
+    source = (ROOT / "bench" / "_sides.py").read_text(encoding="utf-8")
     asked = set(re.findall(r'total\(\s*"(surgeline_\w+)"', source))
     metrics = (ROOT / "stream" / "metrics.py").read_text(encoding="utf-8")
     there = set(re.findall(r'"(surgeline_\w+)"', metrics))
