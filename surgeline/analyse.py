@@ -24,7 +24,17 @@ from replay.report.schema import (
     TimeLine,
 )
 from surgeline.figures import Codes, Scored
-from surgeline.groups import COARSE_BUCKETS, TRUTH_FLAGS, Buckets, Grouping, buckets, coarse, groupings, lists
+from surgeline.groups import (
+    COARSE_BUCKETS,
+    MOST_BUCKETS,
+    TRUTH_FLAGS,
+    Buckets,
+    Grouping,
+    buckets,
+    coarse,
+    groupings,
+    lists,
+)
 from surgeline.mixture import expert_weights
 from surgeline.predictions import CADENCE, LEARNER
 from surgeline.resample import Draws, Resampler, estimate
@@ -34,6 +44,8 @@ TRUTH = "truth"
 FROZEN, CHAMPION = "frozen", "last_layer"
 RELIABILITY_BINS = 12
 HOT_ITEMS = 10
+#: AUC and log loss over time are shown in buckets with about this many clicks, on average, at least.
+CLICKS_A_BUCKET = 25
 
 
 class AnalysisError(ValueError):
@@ -58,6 +70,7 @@ class Analysis(NamedTuple):
     cadence: list[CadenceArm]
     bootstrap: Bootstrap | None
     expert_weights: list[ExpertWeights]
+    quality: TimeLine
 
 
 def analyse(
@@ -80,7 +93,8 @@ def analyse(
     users = int(user_ids.max(initial=-1)) + 1
     resampler = Resampler(user_ids, users, clicked, seed)
     list_codes, listed, list_count = lists(rows)
-    timeline = _timeline(line, clicked)
+    wide = buckets(times, min(max(int(clicked.sum()) // CLICKS_A_BUCKET, 2), MOST_BUCKETS))
+    timeline, quality = _timeline(line, clicked), _timeline(wide, clicked)
     segments = [_segment(cut, clicked) for cut in cuts]
     table: list[LearnerRow] = []
     losses: dict[str, npt.NDArray[np.float64]] = {}
@@ -109,6 +123,7 @@ def analyse(
         )
         reliability[name] = _reliability(scored)
         _add_to_timeline(timeline, line, name, scored)
+        _add_to_timeline(quality, wide, name, scored)
         if name != TRUTH:
             losses[name] = scored.loss_sums(line.codes, len(line.start_ms))
         for segment, cut in zip(segments, cuts, strict=True):
@@ -129,6 +144,7 @@ def analyse(
         cadence=_cadence(path, cadences, clicked, resampler, reference),
         bootstrap=resampler.meta if resampler.usable else None,
         expert_weights=expert_weights(line.start_ms, losses),
+        quality=quality,
     )
 
 

@@ -323,6 +323,7 @@ def _evaluation(
             )
         ),
         expert_weights=found.expert_weights,
+        quality=found.quality,
     )
 
 

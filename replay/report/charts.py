@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, TypeVar
 
 from replay.report.schema import CadenceArm, Estimate, ExpertWeights, HotItem, ReliabilityBin, TimeLine
 from replay.report.svg import (
@@ -25,9 +25,11 @@ from replay.report.svg import (
     padded,
     ticks,
 )
-from replay.report.text import clock, count, moment, share, short, signed, text
+from replay.report.text import clock, count, moment, share, short, shortened, signed, text
 
 Figure = Literal["auc", "log_loss"]
+#: (x, y) in units, y None where unknown.
+Point = TypeVar("Point", bound=tuple[float, float | None])
 
 #: A bucket's AUC and log loss are drawn from this many clicks on; fewer say nothing.
 FEWEST_CLICKS = 10
@@ -87,12 +89,32 @@ def _frame(
     return drawing("".join(parts), label)
 
 
+def _after_pauses(timeline: TimeLine) -> set[int]:
+    """Buckets whose predecessor in time had no impressions, and so is not in the timeline."""
+    width = timeline.bucket_s * 1000
+    starts = enumerate(pairwise(timeline.start_ms), start=1)
+    return {k for k, (before, start) in starts if start > before + width}
+
+
+def _runs(timeline: TimeLine, points: Sequence[Point]) -> list[list[Point]]:
+    """``points``, one a bucket, cut at pauses: nothing is known there, so nothing is drawn."""
+    cuts = [0, *sorted(_after_pauses(timeline)), len(points)]
+    return [list(points[a:b]) for a, b in pairwise(cuts) if b > a]
+
+
 def arrivals(timeline: TimeLine) -> str:
-    """Impressions a second."""
+    """Impressions a second; a pause is a rate of zero."""
     rates = [n / timeline.bucket_s for n in timeline.impressions]
+    pauses = _after_pauses(timeline)
 
     def body(x: Scale, y: Scale, middles: list[float]) -> str:
-        points = [(at, y.at(rate)) for at, rate in zip(middles, rates, strict=True)]
+        points = []
+        half = timeline.bucket_s * 500
+        for k, (at, rate) in enumerate(zip(middles, rates, strict=True)):
+            if k in pauses:
+                ends = timeline.start_ms[k - 1] + 3 * half, timeline.start_ms[k] - half
+                points += [(x.at(ms), y.at(0.0)) for ms in ends]
+            points.append((at, y.at(rate)))
         return area(points, y.start, "flow") + line(points, "flow")
 
     words = [
@@ -112,12 +134,12 @@ def click_rate(timeline: TimeLine, names: Sequence[str], colour: Mapping[str, st
     }
 
     def body(x: Scale, y: Scale, middles: list[float]) -> str:
-        points = [(at, y.at(rate)) for at, rate in zip(middles, observed, strict=True)]
-        drawn = [area(points, y.start, "observed"), line(points, "observed")]
-        for name in names:
-            drawn.append(
-                line([(at, y.at(r)) for at, r in zip(middles, predicted[name], strict=True)], colour[name])
-            )
+        def runs(rates: list[float]) -> list[list[tuple[float, float]]]:
+            points = [(at, y.at(rate)) for at, rate in zip(middles, rates, strict=True)]
+            return _runs(timeline, points)
+
+        drawn = [area(run, y.start, "observed") + line(run, "observed") for run in runs(observed)]
+        drawn += [line(run, colour[name]) for name in names for run in runs(predicted[name])]
         return "".join(drawn)
 
     words = [
@@ -146,11 +168,12 @@ def over_time(
 
     def body(x: Scale, y: Scale, middles: list[float]) -> str:
         return "".join(
-            line(
-                [(at, None if v is None else y.at(v)) for at, v in zip(middles, column, strict=True)],
-                colour[name],
-            )
+            line(run, colour[name])
             for name, column in sorted(kept.items(), key=lambda entry: colour[entry[0]] == "l0")
+            for run in _runs(
+                timeline,
+                [(at, None if v is None else y.at(v)) for at, v in zip(middles, column, strict=True)],
+            )
         )
 
     words = [
@@ -223,8 +246,8 @@ def hot_items(items: Sequence[HotItem], timeline: TimeLine) -> str:
     peak = max((max(item.clicks, default=0) for item in items), default=0) or 1
     for k, item in enumerate(items):
         y = top + k * row
-        name = item.item_id if len(item.item_id) <= 13 else item.item_id[:12] + "…"
-        parts.append(f'<text class="tick end" x="{left - 8:.1f}" y="{y + 15:.1f}">{text(name)}</text>')
+        name = text(shortened(item.item_id, 13))
+        parts.append(f'<text class="tick end" x="{left - 8:.1f}" y="{y + 15:.1f}">{name}</text>')
         box = f'y="{y + 1:.1f}" height="{row - 3:.1f}"'
         parts.append(f'<rect class="lane" x="{left:.1f}" width="{x.end - left:.1f}" {box}/>')
         for start, clicks, shown in zip(timeline.start_ms, item.clicks, item.impressions, strict=True):
@@ -248,9 +271,14 @@ def hot_items(items: Sequence[HotItem], timeline: TimeLine) -> str:
 
 
 def cadence(arms: Sequence[CadenceArm], figure: Figure) -> str:
-    """What each cadence gains over the frozen head, with intervals; to the right is better."""
+    """What each cadence gains over the frozen head, with intervals; to the right is better.
+
+    Empty where the figure is undefined.
+    """
     gains = [(arm.name, *_gain(arm.estimate, figure)) for arm in arms if arm.every_s is not None]
     shown = [(name, gain, interval) for name, gain, interval in gains if gain is not None]
+    if not shown:
+        return ""
     left, row, top = 58.0, 34.0, 8.0
     height = top + row * len(shown) + BOTTOM
     low, high = padded([0.0, *(v for _, gain, (a, b) in shown for v in (gain, a, b))])

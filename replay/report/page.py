@@ -17,7 +17,7 @@ def render(found: Evaluation) -> str:
     """The whole page."""
     colour = colours([row.name for row in found.learners])
     style = files("replay.report").joinpath("report.css").read_text(encoding="utf-8")
-    body = [_header(found), _hero(found), _traffic(found, colour), _learners(found, colour)]
+    body = [_header(found), _hero(found), _notes(found), _traffic(found, colour), _learners(found, colour)]
     if found.cadence:
         body.append(_cadence(found))
     body.append(_quality(found, colour))
@@ -119,15 +119,14 @@ def _cadence(found: Evaluation) -> str:
         "of that time, UTC). Real-time features are equally fresh in every arm; frozen never uses them."
     )
     auc, loss = charts.cadence(found.cadence, "auc"), charts.cadence(found.cadence, "log_loss")
-    pair = (
-        f'<div class="pair"><div><h3>AUC over the frozen head</h3>{auc}</div>'
-        f"<div><h3>Log loss under the frozen head</h3>{loss}</div></div>"
-    )
+    named = (("AUC over the frozen head", auc), ("Log loss under the frozen head", loss))
+    drawn = "".join(f"<div><h3>{title}</h3>{chart}</div>" for title, chart in named if chart)
+    pair = f'<div class="pair">{drawn}</div>' if drawn else ""
     return _card("What fresh weights are worth", pair + tables.cadences(found), words)
 
 
 def _quality(found: Evaluation, colour: Mapping[str, str]) -> str:
-    line = found.timeline
+    line = found.quality or found.timeline
     names = [row.name for row in found.learners]
     step = duration(line.bucket_s)
     few = f"Steps of {step}; those with fewer than {charts.FEWEST_CLICKS} clicks are left open."
@@ -159,13 +158,16 @@ def _experts(found: Evaluation, colour: Mapping[str, str]) -> str:
 
 def _items(found: Evaluation, colour: Mapping[str, str]) -> str:
     shown = {n: bins for n, bins in found.reliability.items() if n in ("frozen", found.champion, "truth")}
+    words = (
+        "Impressions in groups of equal size by prediction. Above the diagonal: clicked more than predicted."
+    )
+    if any(not group.observed for groups in shown.values() for group in groups):
+        words += " Groups without a click stand on the lower edge."
     reliability = _card(
-        "Calibration",
-        _legend(list(shown), colour) + charts.reliability(shown, colour),
-        "Impressions in groups of equal size by prediction. Above the diagonal: clicked more than predicted.",
+        "Calibration", _legend(list(shown), colour) + charts.reliability(shown, colour), words
     )
     if not found.hot_items:
-        return reliability
+        return f'<div class="pair">{reliability}</div>'
     items = _card(
         "Hot items",
         charts.hot_items(found.hot_items, found.timeline),
@@ -185,6 +187,14 @@ def _segments(found: Evaluation, colour: Mapping[str, str]) -> str:
     return _card("Segments", _legend(names, colour) + "".join(parts))
 
 
+def _notes(found: Evaluation) -> str:
+    notes = "".join(f"<li>{text(note)}</li>" for note in found.notes)
+    return (
+        f'<section class="card"><h2>To keep in mind</h2><ul class="notes">{notes}</ul></section>'
+        if notes
+        else ""
+    )
+
+
 def _run(found: Evaluation) -> str:
-    notes = "".join(f'<p class="note">{text(note)}</p>' for note in found.notes)
-    return _card("How this was made", notes + tables.run(found))
+    return _card("How this was made", tables.run(found))

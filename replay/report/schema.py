@@ -201,3 +201,5 @@ class Evaluation(msgspec.Struct, kw_only=True):
     bootstrap: Bootstrap | None
     notes: list[str]
     expert_weights: list[ExpertWeights] = []
+    #: As ``timeline``, in buckets that are wide enough for clicks: AUC and log loss over time.
+    quality: TimeLine | None = None

@@ -143,10 +143,14 @@ def run(found: Evaluation) -> str:
         ("engine", f"{counts.events:,} events, {counts.impressions:,} impressions, actions: {text(actions)}"),
         ("ticks", f"{counts.ticks:,} of event time with events; {counts.late:,} late events"),
         ("left out", _left_out(found)),
-        ("took", f"{duration(about.seconds)}, training {duration(about.training_seconds)}"),
+        ("took", duration(about.seconds) + _trained(about.training_seconds)),
         ("version", f"surgeline {text(about.version)}, Python {text(about.python)}"),
     ]
     return "<dl>" + "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows) + "</dl>"
+
+
+def _trained(seconds: float) -> str:
+    return f", training {duration(seconds)}" if seconds >= 0.1 else ""
 
 
 def _left_out(found: Evaluation) -> str:

@@ -22,16 +22,16 @@ def text(value: object) -> str:
 
 def number(value: float | None, digits: int = 4) -> str:
     """With that many decimals; a dash where undefined."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+    return UNDEFINED if value is None else f"{value:z.{digits}f}".replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 4) -> str:
     """As ``number`` with its sign.
 
-    >>> signed(0.0692), signed(None)
-    ('+0.0692', '–')
+    >>> signed(0.0692), signed(None), signed(-0.00001)
+    ('+0.0692', '–', '+0.0000')
     """
-    return UNDEFINED if value is None else f"{value:+.{digits}f}".replace("-", MINUS)
+    return UNDEFINED if value is None else f"{value:+z.{digits}f}".replace("-", MINUS)
 
 
 def between(interval: Interval | None, digits: int = 4, sign: bool = False) -> str:
@@ -59,6 +59,15 @@ def short(value: float) -> str:
     return f"{value:.3g}".replace("-", MINUS)
 
 
+def shortened(name: str, most: int) -> str:
+    """At most that many characters; of long names the end stays, as ids often differ there only.
+
+    >>> shortened("sku-00000000004711", 13)
+    'sku-00…004711'
+    """
+    return name if len(name) <= most else f"{name[: most // 2]}…{name[-((most - 1) // 2) :]}"
+
+
 def share(value: float) -> str:
     """As per cent."""
     return f"{value * 100:.3g} %"
@@ -75,7 +84,7 @@ def clock(ms: float, span_ms: float) -> str:
     """A time on an axis that spans ``span_ms``."""
     pattern = "%H:%M:%S" if span_ms < 300_000 else "%H:%M" if span_ms < 129_600_000 else "%d %b %Hh"
     if span_ms > 6 * 86_400_000:
-        pattern = "%d %b"
+        pattern = "%d %b" if span_ms < 300 * 86_400_000 else "%b %Y"
     return datetime.fromtimestamp(ms / 1000, UTC).strftime(pattern)
 
 

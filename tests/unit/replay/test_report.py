@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import pytest
 
 from replay.report import tables
-from replay.report.charts import expert_weights
+from replay.report.charts import arrivals, cadence, expert_weights, over_time
 from replay.report.page import render
 from replay.report.schema import (
     Bootstrap,
@@ -30,7 +30,7 @@ from replay.report.schema import (
     TimeLine,
 )
 from replay.report.svg import BOTTOM, HEIGHT, TOP, Scale, decades, line, ticks
-from replay.report.text import colours, duration
+from replay.report.text import clock, colours, duration, shortened
 
 HOSTILE = '<script>alert("x")</script>&\'"'
 T0 = 1_762_790_400_000
@@ -224,7 +224,7 @@ def test_odd_figures_still_make_a_page(buckets: int, auc: float | None) -> None:
     """No bucket, one bucket, no click: every number in the drawings is finite, every drawing parses."""
     html = render(evaluation(buckets, auc))
     drawings = re.findall(r"<svg.*?</svg>", html, flags=re.S)
-    assert len(drawings) >= 8
+    assert len(drawings) >= (7 if auc is None else 8)
     for drawing in drawings:
         ET.fromstring(drawing)
         assert "nan" not in drawing and "inf" not in drawing
@@ -258,6 +258,44 @@ def test_a_line_breaks_where_nothing_is_known() -> None:
     drawn = line([(0, 1.0), (1, 2.0), (2, None), (3, 4.0)], "l0")
     assert drawn.count("M") == 1 and "<circle" in drawn
     assert line([(0, None)], "l0") == ""
+
+
+def test_a_pause_is_a_pause() -> None:
+    """Fails when an hour without an event is drawn as the straight line between its neighbours."""
+    found = evaluation(4, name="night").timeline
+    width = int(found.bucket_s * 1000)
+    found.start_ms = [T0, T0 + width, T0 + 101 * width, T0 + 102 * width]
+    (flow,) = re.findall(r'class="line flow" d="M([^"]*)"', arrivals(found))
+    heights = [float(p.split()[1]) for p in flow.split("L")]
+    ground = HEIGHT - BOTTOM
+    assert [y == ground for y in heights] == [False, False, True, True, False, False]
+    lines = over_time(found, {"frozen": found.auc["frozen"]}, colours(["frozen"]), "AUC")
+    assert re.findall(r'class="line l5" d="M', lines) == ['class="line l5" d="M'] * 2
+
+
+def test_quality_over_time_is_drawn_in_its_own_steps() -> None:
+    """Fails when a log with few clicks has empty charts although wider steps would show something."""
+    found = evaluation(90, name="night")
+    found.timeline.clicks = [3] * 90
+    assert "Steps of 10 s" in Page(render(found)).text
+    found.quality = evaluation(3, name="night").timeline
+    found.quality.bucket_s = 300.0
+    assert "Steps of 5 min" in Page(render(found)).text
+
+
+def test_nothing_to_compare_is_not_drawn() -> None:
+    """Fails when undefined gains get axes, or nothing gets a sign."""
+    assert cadence(evaluation(auc=None).cadence, "auc") == ""
+    even = CadenceArm(name="1s", every_s=1.0, estimate=estimate(0.7, 0.0))
+    assert "\u22120.0000" not in cadence([even], "log_loss")
+
+
+def test_names_and_times_stay_apart() -> None:
+    """Fails when ids that differ at their end, or the same day of two years, read the same."""
+    assert len({shortened(f"a-very-long-item-id-{k}", 13) for k in range(9)}) == 9
+    assert all(len(shortened("x" * n, 13)) == min(n, 13) for n in (1, 12, 13, 14, 99))
+    year = 365.25 * 86_400_000
+    assert clock(T0, 3 * year) != clock(T0 + year, 3 * year)
 
 
 def test_learners_keep_their_colours() -> None:

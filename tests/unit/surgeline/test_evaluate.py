@@ -63,6 +63,16 @@ def test_figures_are_those_of_the_predictions_file(night: Night, tmp_path: Path)
         )
         assert found.timeline.impressions[k] == here.height
         assert found.timeline.clicks[k] == here["label"].sum()
+    assert found.quality is not None
+    assert len(found.quality.start_ms) < len(found.timeline.start_ms)
+    assert sum(found.quality.clicks) >= 25 * len(found.quality.clicks)
+    for k, bucket in enumerate(found.quality.start_ms):
+        here = rows.filter(
+            pl.col("event_time").is_between(bucket, bucket + found.quality.bucket_s * 1000 - 1)
+        )
+        assert found.quality.auc["last_layer"][k] == pytest.approx(
+            roc_auc_score(here["label"], here["p_last_layer"])
+        )
 
 
 def test_expert_weights_are_those_of_earlier_losses(night: Night, tmp_path: Path) -> None:
