@@ -51,6 +51,21 @@ def context_type(frame: pl.DataFrame | pl.LazyFrame) -> pl.Struct | None:
     return dtype if isinstance(dtype, pl.Struct) and dtype.fields else None
 
 
+def flattened(frame: pl.DataFrame) -> pl.DataFrame:
+    """``frame`` with the fields of ``context`` as columns ``context <field>``.
+
+    An expression on one field of a struct costs as much as the struct has fields: a context of some hundred
+    fields would take seconds a chunk.
+
+    >>> flattened(pl.DataFrame({"user_id": ["u"], "context": [{"os": "x"}]})).columns
+    ['user_id', 'context os']
+    """
+    if context_type(frame) is None:
+        return frame
+    fields = frame["context"].struct.unnest()
+    return frame.drop("context").hstack(fields.rename(lambda name: f"context {name}"))
+
+
 def conform(frame: pl.DataFrame, context: pl.Struct | None = None) -> pl.DataFrame:
     """``frame`` with exactly the canonical columns, in order and cast; a missing column is null.
 
@@ -80,7 +95,7 @@ def conform(frame: pl.DataFrame, context: pl.Struct | None = None) -> pl.DataFra
 def refusals(context: pl.Struct | None = None) -> pl.Expr:
     """The reason why a canonical row cannot be an event (String), null for a good row.
 
-    ``context``: the type of that column, whose texts are bounded as well.
+    ``context``: the type of that column, whose texts are bounded as well; it must be `flattened` then.
     """
     is_action = pl.col("event") == ACTION
     time = pl.col("event_time")
@@ -102,7 +117,7 @@ def refusals(context: pl.Struct | None = None) -> pl.Expr:
     checks.append((~is_action & empty, reason))
     checks.extend(_long(name) for name in ("item_id", *_OPTIONAL_IDS))
     for field in context.fields if context is not None else ():
-        checks.append(_long(f"context {field.name}", pl.col("context").struct.field(field.name)))
+        checks.append(_long(f"context {field.name}"))
     position = pl.col("position")
     checks.append(
         (
@@ -121,11 +136,9 @@ def refusals(context: pl.Struct | None = None) -> pl.Expr:
             _text(f"action is not one of {allowed}"),
         )
     )
-    # Folded from the last to the first, so that the first check that fails names the reason.
-    reason = pl.lit(None, dtype=pl.String)
-    for failed, why in reversed(checks):
-        reason = pl.when(failed.fill_null(False)).then(why).otherwise(reason)
-    return reason
+    # The first check that fails names the reason. Flat: one branch in the other would be as deep as there are
+    # checks, and its cost quadratic in the fields of the context.
+    return pl.coalesce(pl.when(failed).then(why) for failed, why in checks).alias("literal")
 
 
 def check_columns(names: Iterable[str], where: str) -> None:
@@ -148,8 +161,8 @@ def _empty(name: str) -> tuple[pl.Expr, pl.Expr]:
     return column.is_null() | (column == ""), _text(f"{name} is missing")
 
 
-def _long(name: str, column: pl.Expr | None = None) -> tuple[pl.Expr, pl.Expr]:
-    column = pl.col(name) if column is None else column
+def _long(name: str) -> tuple[pl.Expr, pl.Expr]:
+    column = pl.col(name)
     # Bytes bound characters from above and need no decoding; only a long text is counted exactly.
     too_long = (column.str.len_bytes() > MAX_ID) & (column.str.len_chars() > MAX_ID)
     return too_long, _text(f"{name} is longer than {MAX_ID} characters")

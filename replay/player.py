@@ -32,6 +32,8 @@ from stream.scenario import Scenario, bootstrap_servers
 
 #: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
 DELIVERED = "delivered_ms"
+#: Rows a chunk where there is a schedule: the first must be rendered within `HEAD_START_S`.
+PACED_ROWS = 8_192
 #: How long after the log is open the first event of a paced replay is due.
 HEAD_START_S = 0.5
 
@@ -143,7 +145,8 @@ class Player:
         self.pace = pace
         self.shift = Shift(time)
         self.report = PlayReport()
-        self._rows = rows
+        rows = rows if pace.immediate else min(rows, PACED_ROWS)
+        self._rows = rows if limit is None else min(rows, limit)
         self._limit = limit
         self._processes = processes or ProcessFaults()
         self._lateness = Lateness()
@@ -212,7 +215,8 @@ class Player:
                     )
                 )
         await sender.flush()
-        self.report.seconds = clock.monotonic() - begin
+        # Stopped before the first event was due, nothing has lasted.
+        self.report.seconds = max(0.0, clock.monotonic() - begin)
 
     async def _portions(self, chunks: Iterable[pl.DataFrame], partitions: int) -> AsyncIterator[_Portion]:
         """Portions; those of the next chunk are made in a thread of its own while these are sent."""
@@ -236,6 +240,9 @@ class Player:
             due = None if self.pace.immediate else self.pace.due_s(times, first, index)
             index += frame.height
             yield list(self._portions_of(frame, times, due, partitions))
+            if index == self._limit:
+                # Asking for more would read, and count as refused or made up, what is not sent.
+                return
 
     def _portions_of(
         self, frame: pl.DataFrame, times: np.ndarray, due: np.ndarray | None, partitions: int

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from replay.errors import BrokerError
 from replay.records import Records
@@ -28,6 +28,10 @@ BATCH_BYTES = 256 * 1024
 #: Batches that may be on their way before the oldest is waited for.
 IN_FLIGHT = 64
 _CONNECT_S = 3.0
+#: How long nothing may be acknowledged before the sender asks whether the broker is still there.
+PATIENCE_S = 40.0
+#: How long closing may take after a failure; what is queued then is lost in any case.
+_CLOSE_S = 3.0
 
 _M = np.uint32(0x5BD1E995)
 _SEED = 0x9747B28C
@@ -138,8 +142,16 @@ class Sender:
         self.partitions = counts[0]
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._producer.stop()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            await self._producer.stop()
+            return
+        # An idempotent producer never gives a batch up: closing would wait for a dead broker for ever.
+        try:
+            await asyncio.wait_for(self._producer.stop(), _CLOSE_S)
+        except TimeoutError:
+            await self._producer._sender.close()
+            await self._producer.client.close()
 
     async def send(self, records: Records, partitions: np.ndarray) -> None:
         """Queue ``records``, whose partitions are ``partitions`` (int64 (n,)), grouped and in order."""
@@ -179,16 +191,24 @@ class Sender:
 
     async def _ship(self, batch: object, topic: str, partition: int) -> None:
         count, size = batch.record_count(), batch.size()  # type: ignore[attr-defined]
-        try:
-            future = await self._producer.send_batch(batch, topic, partition=partition)
-        except KafkaError as error:
-            raise self._failed(error) from error
+        while True:
+            try:
+                future = await self._producer.send_batch(batch, topic, partition=partition)
+                break
+            except KafkaTimeoutError:
+                await self._check_broker()
+            except KafkaError as error:
+                raise self._failed(error) from error
         self._waiting.append((future, topic, partition, count, size))
         while self._waiting and (len(self._waiting) > IN_FLIGHT or self._waiting[0][0].done()):
             await self._settle()
 
     async def _settle(self) -> None:
         future, topic, partition, count, size = self._waiting.popleft()
+        while not future.done():
+            _, slow = await asyncio.wait({future}, timeout=PATIENCE_S)
+            if slow:
+                await self._check_broker()
         try:
             done = await future
         except KafkaError as error:
@@ -198,8 +218,15 @@ class Sender:
         # A broker names the offset of the batch's first record.
         self.ends[topic, partition] = done.offset + count
 
-    def _failed(self, error: KafkaError) -> BrokerError:
+    async def _check_broker(self) -> None:
+        """Raise where nothing listens any more; a broker that is only slow, or paused, is waited for."""
+        try:
+            await asyncio.to_thread(check_broker, self._bootstrap)
+        except BrokerError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> BrokerError:
         return BrokerError(
-            f"Kafka at {self._bootstrap} stopped taking records: {error!r}; {self.events:,} records were "
-            "acknowledged before"
+            f"Kafka at {self._bootstrap} stopped taking records: {str(error) or repr(error)}; "
+            f"{self.events:,} records were acknowledged before"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from replay.columns import ACTION, context_type
+from replay.columns import ACTION, context_type, flattened
 
 #: Characters that JSON wants escaped inside a string.
 _UNSAFE = '["\\\\\x00-\x1f]'
@@ -70,7 +70,8 @@ def to_records(frame: pl.DataFrame) -> Records:
 
 def json_lines(frame: pl.DataFrame, *, with_event: bool) -> pl.Series:
     """One JSON object a row (String); ``with_event`` puts the ``event`` column first (canonical JSONL)."""
-    frame = _escaped(frame)
+    context = context_type(frame)
+    frame = _escaped(flattened(frame))
     is_action = pl.col("event") == ACTION
     head = '{"event":"impression","impression_id":"' if with_event else '{"impression_id":"'
     action_head = '{"event":"action","impression_id":"' if with_event else '{"impression_id":"'
@@ -87,9 +88,8 @@ def json_lines(frame: pl.DataFrame, *, with_event: bool) -> pl.Series:
     ]
     parts += [_string(name, ~is_action) for name in _IMPRESSION_IDS if name in have]
     parts += [_number(name, ~is_action) for name in ("position", "price") if name in have]
-    fields = context_type(frame)
-    if fields is not None:
-        parts.append(_context(fields, ~is_action))
+    if context is not None:
+        parts.append(_context(context, ~is_action))
     if "action" in have:
         parts.append(_string("action", is_action))
     if "value" in have:
@@ -112,7 +112,7 @@ def _number(name: str, where: pl.Expr) -> pl.Expr:
 def _context(fields: pl.Struct, where: pl.Expr) -> pl.Expr:
     pieces = []
     for field in fields.fields:
-        value = pl.col("context").struct.field(field.name)
+        value = pl.col(f"context {field.name}")
         text = pl.concat_str(pl.lit(f',{json.dumps(field.name)}:"'), value, pl.lit('"'))
         pieces.append(pl.when(value.is_not_null() & (value != "")).then(text))
     body = pl.concat_str(pieces, ignore_nulls=True)
@@ -122,18 +122,10 @@ def _context(fields: pl.Struct, where: pl.Expr) -> pl.Expr:
 
 
 def _escaped(frame: pl.DataFrame) -> pl.DataFrame:
-    """``frame`` with JSON escapes in those string columns that need any; most logs need none."""
-    columns = {name: pl.col(name) for name in _STRINGS if name in frame.columns}
-    fields = context_type(frame)
-    names = [field.name for field in fields.fields] if fields is not None else []
-    inner = {name: pl.col("context").struct.field(name) for name in names}
-    tests = [text.str.contains(_UNSAFE).any().alias(f"c{k}") for k, text in enumerate(columns.values())]
-    tests += [text.str.contains(_UNSAFE).any().alias(f"f{k}") for k, text in enumerate(inner.values())]
-    unsafe = frame.select(tests).row(0, named=True)
-    changes = [_escape(columns[name]) for k, name in enumerate(columns) if unsafe[f"c{k}"]]
-    if any(unsafe[f"f{k}"] for k in range(len(inner))):
-        parts = [_escape(text).alias(name) for name, text in inner.items()]
-        changes.append(pl.when(pl.col("context").is_not_null()).then(pl.struct(parts)).alias("context"))
+    """A flat ``frame`` with JSON escapes in those string columns that need any; most logs need none."""
+    names = [name for name in frame.columns if name in _STRINGS or name.startswith("context ")]
+    unsafe = frame.select(pl.col(names).str.contains(_UNSAFE).any()).row(0, named=True)
+    changes = [_escape(pl.col(name)) for name in names if unsafe[name]]
     return frame.with_columns(changes) if changes else frame
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import polars as pl
 
 from replay.adapters.tables import unreadable
-from replay.columns import ACTION, IMPRESSION, conform, context_type, refusals
+from replay.columns import ACTION, IMPRESSION, conform, context_type, flattened, refusals
 from replay.log import CHUNK_ROWS, LogInfo, summarise
 from replay.order import in_order, in_slices
 
@@ -108,7 +108,7 @@ class TableLog:
 def _checked(batch: pl.DataFrame, tally: Tally) -> pl.DataFrame:
     context = context_type(batch)
     frame = conform(batch, context)
-    reasons = frame.select(refusals(context).alias("_reason"))["_reason"]
+    reasons = flattened(frame).select(refusals(context).alias("_reason"))["_reason"]
     if "_reason" in batch.columns:
         reasons = batch.select(pl.coalesce("_reason", reasons))["_reason"]
     if reasons.null_count() == frame.height:

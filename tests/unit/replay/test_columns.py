@@ -8,13 +8,13 @@ import msgspec
 import polars as pl
 import pytest
 
-from replay.columns import COLUMNS, SCHEMA, conform, context_type, refusals
+from replay.columns import COLUMNS, SCHEMA, conform, context_type, flattened, refusals
 from replay.log import to_records
 from stream.events import Action, Impression
 
 
 def reason(table: pl.DataFrame) -> str | None:
-    answer: str | None = table.select(refusals(context_type(table)))["literal"][0]
+    answer: str | None = flattened(table).select(refusals(context_type(table)))["literal"][0]
     return answer
 
 
@@ -87,3 +87,15 @@ def test_context_becomes_text() -> None:
     """A number in the context would break the escape check and the schema of files."""
     table = pl.DataFrame({"event": ["impression"], "context": [{"tab": 3}]})
     assert conform(table)["context"].to_list() == [{"tab": "3"}]
+
+
+def test_a_wide_context_is_rendered_field_by_field(make: Any) -> None:
+    """Fields are checked and escaped as columns of their own, nulls and odd names included."""
+    fields = {f"field {k}": f"v{k}" for k in range(400)} | {'quo"te': 'a "b"', "none": None}
+    frame = make.frame(make.impression(1, 0, context=fields), make.impression(2, 1, context=None))
+    assert reason(frame) is None
+    whole, bare = (msgspec.json.decode(value, type=Impression) for value in to_records(frame).values)
+    assert whole.context == {name: text for name, text in fields.items() if text is not None}
+    assert bare.context is None
+    long = frame.with_columns(pl.struct(pl.lit("x" * 257).alias("field 7")).alias("context"))
+    assert reason(long) == "context field 7 is longer than 256 characters"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
+import polars as pl
 import pytest
 
 from replay.errors import BrokerError
@@ -79,3 +81,18 @@ def test_without_a_broker_nothing_is_played(make: Any) -> None:
 
 def test_the_rate_of_nothing_is_zero() -> None:
     assert PlayReport().rate == 0.0
+
+
+def test_nothing_is_read_behind_the_limit(make: Any) -> None:
+    """Fails when a short replay reports what was refused or made up in rows that it never sent."""
+    read: list[int] = []
+    log = make.steady(100)
+
+    class Counted(type(log)):  # type: ignore[misc]
+        def chunks(self, rows: int = 65_536) -> Iterator[pl.DataFrame]:
+            for chunk in super().chunks(rows):
+                read.append(chunk.height)
+                yield chunk
+
+    made = portions(Player(Counted(log.table, "log"), Scenario(), None, Pace(), limit=25))
+    assert sum(len(portion.records) for portion in made) == sum(read) == 25
