@@ -12,7 +12,7 @@ from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
-from stream.scenario import DEFAULT_BOOTSTRAP, ScenarioError, home, load_scenario
+from stream.scenario import ScenarioError, bootstrap_servers, home, load_scenario
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ DEFAULT_PORT = 8500
 )
 @click.option("--host", default=DEFAULT_HOST, show_default=True)
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(0, 65_535))
-@click.option("--bootstrap", envvar="KAFKA_BOOTSTRAP", default=DEFAULT_BOOTSTRAP, show_default=True)
+@click.option("--bootstrap", default=None, help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]")
 @click.option(
     "--feature-rows",
     default=DEFAULT_CAPACITY,
@@ -35,12 +35,15 @@ DEFAULT_PORT = 8500
     type=click.IntRange(min=1),
     help="Feature rows that each table holds in memory at most.",
 )
-def serve(scenario: str | None, trunk: str, host: str, port: int, bootstrap: str, feature_rows: int) -> None:
+def serve(
+    scenario: str | None, trunk: str, host: str, port: int, bootstrap: str | None, feature_rows: int
+) -> None:
     """Score candidates over HTTP with the newest weights of the weights topic."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     # Its retries fill the log through an outage; the feeds say once what matters.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     try:
+        servers = bootstrap_servers(bootstrap)
         settings = load_scenario(scenario)
         loaded = resolve_trunk(trunk or settings.trunk, home())
     except (ScenarioError, ValueError, OSError) as error:
@@ -51,7 +54,7 @@ def serve(scenario: str | None, trunk: str, host: str, port: int, bootstrap: str
 
     async def app() -> web.Application:
         # Made on the loop that runs it: the follower's events belong to that loop.
-        return create_app(scorer, Follower(scorer, bootstrap, topics.weights, topics.features))
+        return create_app(scorer, Follower(scorer, servers, topics.weights, topics.features))
 
     log.info("scoring with trunk %s (d = %d) on http://%s:%d", loaded.hash, loaded.hidden_size, host, port)
     try:

@@ -25,7 +25,7 @@ from stream.live import add_pages
 from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
 from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
-from stream.topics import TopicsError, ensure_topics
+from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
 TICK_S = 1.0
@@ -68,7 +68,7 @@ class SurgelineApp(faust.App):
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
         try:
-            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario)
+            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
             raise SystemExit(f"Error: {error}") from error
@@ -92,7 +92,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         scenario.name,
         Worker=SurgelineWorker,
         PartitionAssignor=StaticAssignor,
-        broker=[f"batch://{server.strip()}" for server in bootstrap.split(",")],
+        broker=[f"batch://{server}" for server in bootstrap.split(",")],
         store="memory://",
         origin="stream",
         datadir=str(datadir),

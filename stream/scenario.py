@@ -20,6 +20,7 @@ NAME = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z"
 TopicName = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+_SERVER = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
 class ScenarioError(ValueError):
@@ -134,9 +135,20 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
                 )
 
 
-def bootstrap_servers() -> str:
-    """``KAFKA_BOOTSTRAP`` (host:port, comma-separated), else the local default."""
-    return os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
+def bootstrap_servers(given: str | None = None) -> str:
+    """``given``, else ``KAFKA_BOOTSTRAP`` (host:port, comma-separated), else the local default.
+
+    Raises ``ScenarioError`` for what is no address: clients would try it for half a minute, or break.
+    """
+    text = given or os.environ.get("KAFKA_BOOTSTRAP") or DEFAULT_BOOTSTRAP
+    servers = [server.strip() for server in text.split(",")]
+    for server in servers:
+        if not re.match(_SERVER, server) or not 0 < int(server.rpartition(":")[2]) < 65_536:
+            raise ScenarioError(
+                f"Kafka address {server!r} (--bootstrap or KAFKA_BOOTSTRAP): expected host:port, several "
+                "with commas"
+            )
+    return ",".join(servers)
 
 
 def home() -> Path:

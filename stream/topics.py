@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -13,6 +15,12 @@ from stream.scenario import Scenario
 #: base64, so it outgrows the broker's usual limit (1 MiB) where the record itself did not; weights hold the
 #: posterior of a wide last layer.
 MAX_RECORD_BYTES = 8 * 1024 * 1024
+#: How long one attempt to reach a broker takes.
+TRY_MS = 5_000
+#: How long workers and jobs wait for a broker that is started beside them.
+BROKER_WAIT_S = 25.0
+
+logger = logging.getLogger(__name__)
 
 
 class TopicsError(RuntimeError):
@@ -33,20 +41,39 @@ def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:
     }
 
 
-def ensure_topics(bootstrap: str, scenario: Scenario) -> dict[str, int]:
+def connect(bootstrap: str, wait_s: float = 0.0) -> KafkaAdminClient:
+    """An administration client, once a broker answers; one that is not up yet is waited for ``wait_s``.
+
+    Raises ``TopicsError``.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            return KafkaAdminClient(
+                bootstrap_servers=bootstrap.split(","),
+                client_id="surgeline-topics",
+                request_timeout_ms=15_000,
+                bootstrap_timeout_ms=TRY_MS,
+            )
+        except (KafkaError, OSError) as error:
+            left = deadline - time.monotonic()
+            if left <= 0.0:
+                raise TopicsError(
+                    f"no Kafka broker at {bootstrap} ({type(error).__name__}); set KAFKA_BOOTSTRAP, or start "
+                    "one with `surgeline broker`"
+                ) from error
+            logger.warning("No Kafka broker at %s yet; trying for %.0f s more", bootstrap, left)
+
+
+def ensure_topics(bootstrap: str, scenario: Scenario, wait_s: float = 0.0) -> dict[str, int]:
     """Create what is missing; returns every topic's partition count.
 
-    Raises ``TopicsError`` where the broker is not reachable, or where impressions and actions differ in
-    partition count: a user's events would then meet in different workers.
+    A broker that does not answer yet is waited for ``wait_s``. Raises ``TopicsError`` where it is not
+    reachable, or where impressions and actions differ in partition count: a user's events would then meet
+    in different workers.
     """
     wanted = wanted_topics(scenario)
-    try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), request_timeout_ms=15_000)
-    except KafkaError as error:
-        raise TopicsError(
-            f"no Kafka broker at {bootstrap} ({type(error).__name__}); set KAFKA_BOOTSTRAP, or start one "
-            "with `surgeline broker`"
-        ) from error
+    admin = connect(bootstrap, wait_s)
     try:
         existing = partition_counts(admin, list(wanted))
         missing = [

@@ -5,23 +5,21 @@ from __future__ import annotations
 import time
 
 import click
-from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 
 from stream.scenario import Scenario, bootstrap_servers, load_scenario
-from stream.topics import TopicsError, ensure_topics, partition_counts, wanted_topics
+from stream.topics import BROKER_WAIT_S, TopicsError, connect, ensure_topics, partition_counts, wanted_topics
 
 
 def existing(bootstrap: str, scenario: Scenario) -> dict[str, int]:
     """Partition counts of those of the scenario's topics that the broker has."""
+    admin = connect(bootstrap)
     try:
-        admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","), client_id="surgeline-topics")
-        try:
-            return partition_counts(admin, list(wanted_topics(scenario)))
-        finally:
-            admin.close()
+        return partition_counts(admin, list(wanted_topics(scenario)))
     except (KafkaError, OSError) as error:
         raise TopicsError(f"no answer from Kafka at {bootstrap} ({type(error).__name__})") from error
+    finally:
+        admin.close()
 
 
 def wait_for_all(bootstrap: str, scenario: Scenario, timeout_s: float = 60.0) -> dict[str, int]:
@@ -62,7 +60,7 @@ def table(counts: dict[str, int], scenario: Scenario) -> str:
 
 
 _bootstrap = click.option(
-    "--bootstrap", default=bootstrap_servers, help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]"
+    "--bootstrap", default=None, help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]"
 )
 _scenario = click.option(
     "--scenario",
@@ -81,20 +79,21 @@ def command() -> None:
 @command.command(help="Create what is missing; what exists is left as it is.")
 @_bootstrap
 @_scenario
-def create(bootstrap: str, path: str | None) -> None:
+def create(bootstrap: str | None, path: str | None) -> None:
     """Safe to repeat: one-shot jobs run it at every start."""
     scenario = load_scenario(path)
-    ensure_topics(bootstrap, scenario)
-    click.echo(table(wait_for_all(bootstrap, scenario), scenario))
+    servers = bootstrap_servers(bootstrap)
+    ensure_topics(servers, scenario, BROKER_WAIT_S)
+    click.echo(table(wait_for_all(servers, scenario), scenario))
 
 
 @command.command(help="Show the scenario's topics; status 1 where a worker could not run on them.")
 @_bootstrap
 @_scenario
-def show(bootstrap: str, path: str | None) -> None:
+def show(bootstrap: str | None, path: str | None) -> None:
     """Print what is there, then say what is wrong."""
     scenario = load_scenario(path)
-    counts = existing(bootstrap, scenario)
+    counts = existing(bootstrap_servers(bootstrap), scenario)
     click.echo(table(counts, scenario))
     wrong = problems(counts, scenario)
     if wrong:

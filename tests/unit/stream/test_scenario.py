@@ -7,7 +7,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from stream.scenario import Features, Scenario, ScenarioError, Times, home, load_scenario, worker_id
+from stream.scenario import (
+    DEFAULT_BOOTSTRAP,
+    Features,
+    Scenario,
+    ScenarioError,
+    Times,
+    bootstrap_servers,
+    home,
+    load_scenario,
+    worker_id,
+)
 
 
 def load(tmp_path: Path, text: str) -> Scenario:
@@ -59,6 +69,32 @@ def test_home_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     # As containers pass on a variable that nobody set.
     monkeypatch.setenv("SURGELINE_HOME", "")
     assert home() == Path(".surgeline")
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("", DEFAULT_BOOTSTRAP),
+        ("kafka-1:9092, kafka-2:9093", "kafka-1:9092,kafka-2:9093"),
+        ("[::1]:9092", "[::1]:9092"),
+    ],
+)
+def test_the_broker_is_named_by_the_environment(
+    given: str, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", given)
+    assert bootstrap_servers() == used
+    assert bootstrap_servers("other:1") == "other:1"
+
+
+@pytest.mark.parametrize(
+    "wrong", ["kafka", "kafka:port", "http://kafka:9092", "kafka:9092:1", " , ", "a:1,", "a:0", "a:65536"]
+)
+def test_what_is_no_address_is_refused(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure: a traceback of the Kafka client, or half a minute of tries."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP", wrong)
+    with pytest.raises(ScenarioError, match=r"KAFKA_BOOTSTRAP.*expected host:port"):
+        bootstrap_servers()
 
 
 @pytest.mark.parametrize("wrong", ["a/b", "..", "a b", "é", "x" * 250, "a\n"])

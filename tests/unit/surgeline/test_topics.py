@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 import pytest
 from click.testing import CliRunner
+from kafka.errors import KafkaTimeoutError
 
 import surgeline.topics
 from stream.scenario import Scenario
-from stream.topics import TopicsError, wanted_topics
+from stream.topics import TRY_MS, TopicsError, connect, wanted_topics
 from surgeline.cli import main
 from surgeline.topics import problems, table, wait_for_all
 
@@ -52,6 +56,40 @@ def test_a_wrong_scenario_is_one_line() -> None:
     result = CliRunner().invoke(main, ["topics", "show", "--scenario", "/nonexistent.toml"])
     assert result.exit_code == 2
     assert result.output.startswith("Error: scenario /nonexistent.toml") and result.output.count("\n") == 1
+
+
+def test_show_does_not_wait_for_a_broker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure: a minute of silence, or a wrong reason. Mechanism: one attempt, which fails."""
+    attempts: list[int] = []
+
+    def refuse(**settings: Any) -> None:
+        attempts.append(settings["bootstrap_timeout_ms"])
+        raise KafkaTimeoutError
+
+    monkeypatch.setattr("stream.topics.KafkaAdminClient", refuse)
+    result = CliRunner().invoke(main, ["topics", "show", "--bootstrap", "127.0.0.1:1"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: no Kafka broker at 127.0.0.1:1")
+    assert attempts == [TRY_MS]
+
+
+def test_a_worker_waits_for_its_broker_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Failure: started beside its broker, a worker gives up at once, or waits without a word."""
+    answers: list[Exception | None] = [KafkaTimeoutError(), OSError("unreachable"), None]
+    client = object()
+
+    def answer(**_settings: Any) -> object:
+        error = answers.pop(0)
+        if error is not None:
+            raise error
+        return client
+
+    monkeypatch.setattr("stream.topics.KafkaAdminClient", answer)
+    with caplog.at_level(logging.WARNING):
+        assert connect("kafka:9092", wait_s=3600.0) is client
+    assert caplog.text.count("No Kafka broker at kafka:9092 yet") == 2
 
 
 def test_create_waits_until_every_topic_shows(monkeypatch: pytest.MonkeyPatch) -> None:
