@@ -13,18 +13,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
 from models.weights import FeatureScheme, Watermarks, Weights
-from state.errors import StateFormatError
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
-from state.join import Closed, Join, JoinCounts, Joined
+from state.join import Closed, Join, Joined
 from state.store import Batch, Store
+from stream.checkpoint import Progress, Totals, read_progress, write_progress
 from stream.decode import Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
 from stream.scenario import Scenario
@@ -40,35 +39,10 @@ IMPRESSIONS, ACTIONS_KIND = 0, 1
 BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
 #: Column of COUNTS for each bit.
 COLUMN_OF_BIT = {1 << i: COUNTS.index(name) for i, name in enumerate(ACTIONS)}
-_META, _LEARNERS = b"meta/engine", b"meta/learners"
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
 #: Positions as strings are table keys; most lists are short.
 _POSITIONS = [str(i) for i in range(256)]
-
-
-class Totals(msgspec.Struct):
-    """What the engine has done since its state began; part of every checkpoint."""
-
-    impressions_read: int = 0
-    actions_read: int = 0
-    refused: int = 0
-    late: int = 0
-    ticks: int = 0
-    actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
-
-
-class _Meta(msgspec.Struct):
-    tick_ms: int
-    trunk_hash: str
-    done_until: int
-    labels_until: int
-    published_until: int
-    last_learned_tick: int
-    version: int
-    totals: Totals
-    join: JoinCounts
-    positions: list[tuple[int, int, Position]]
 
 
 class Engine:
@@ -380,7 +354,7 @@ class Engine:
         batch = Batch()
         self.features.write(batch)
         self.join.write(batch)
-        meta = _Meta(
+        progress = Progress(
             tick_ms=self.tick_ms,
             trunk_hash=self.trunk.hash,
             done_until=self.done_until,
@@ -392,8 +366,7 @@ class Engine:
             join=self.join.counts,
             positions=[(s.kind, s.partition, position) for s, position in sorted(self._known.items())],
         )
-        batch.put(_META, msgspec.msgpack.encode(meta))
-        batch.put(_LEARNERS, self.panel.state_bytes())
+        write_progress(batch, progress, self.panel.state_bytes())
         self.store.commit(batch)
         self.features.evict()
         return {source: self._known[source].resume_at for source in self.timeline.sources()}
@@ -419,28 +392,16 @@ class Engine:
         return self.panel.digest()
 
     def _restore(self) -> None:
-        data = self.store.get(_META)
-        if data is None:
+        found = read_progress(self.store, self.tick_ms, self.trunk.hash)
+        if found is None:
             return
-        meta = msgspec.msgpack.decode(data, type=_Meta)
-        if meta.tick_ms != self.tick_ms:
-            raise StateFormatError(
-                f"state in {self.store.path} was written with times.tick_s = {meta.tick_ms / 1000:g}, the "
-                f"scenario has {self.tick_ms / 1000:g}; restore that value or use a new state folder"
-            )
-        if meta.trunk_hash != self.trunk.hash:
-            raise StateFormatError(
-                f"state in {self.store.path} was learned on trunk {meta.trunk_hash[:12]}, the scenario has "
-                f"trunk {self.trunk.hash[:12]}; restore that trunk or use a new state folder"
-            )
-        self.done_until, self.labels_until = meta.done_until, meta.labels_until
-        self.published_until = meta.published_until
+        progress, learners = found
+        self.done_until, self.labels_until = progress.done_until, progress.labels_until
+        self.published_until = progress.published_until
         # What the last checkpoint changed may not have been published before the process ended.
-        self.features.mark_changed_since(meta.published_until)
-        self._last_learned_tick = meta.last_learned_tick
-        self.version, self.totals = meta.version, meta.totals
-        self._known = {Source(kind, partition): position for kind, partition, position in meta.positions}
-        self.join.restore(meta.join)
-        learners = self.store.get(_LEARNERS)
-        if learners is not None:
-            self.panel.load_state(learners)
+        self.features.mark_changed_since(progress.published_until)
+        self._last_learned_tick = progress.last_learned_tick
+        self.version, self.totals = progress.version, progress.totals
+        self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
+        self.join.restore(progress.join)
+        self.panel.load_state(learners)

@@ -17,7 +17,7 @@ from models.online.codec import LearnerStateError
 from models.weights import decode_weights, encode_weights
 from state.errors import StateFormatError
 from state.formulas import COUNTS, TABLES, features
-from state.store import Store
+from state.store import Batch, Store
 from stream.decode import Record
 from stream.engine import Engine
 from stream.scenario import Scenario
@@ -341,3 +341,25 @@ def test_state_of_another_trunk_is_refused_with_both(written: Path) -> None:
 def test_state_of_other_learners_is_refused_with_their_names(written: Path) -> None:
     with pytest.raises((LearnerStateError, StateFormatError), match="river_logistic"):
         reopen(written, learners={"river": ["logistic"]})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        (b"meta/engine", b"\xc1 not MessagePack", "damaged or of another version"),
+        (b"meta/engine", msgspec.msgpack.encode({"tick_ms": 1000}), "damaged or of another version"),
+        (b"meta/learners", None, "has no learners"),
+    ],
+)
+def test_damaged_state_is_refused_instead_of_begun_anew(
+    written: Path, key: bytes, value: bytes | None, named: str
+) -> None:
+    with Store(written) as store:
+        batch = Batch()
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
+        store.commit(batch)
+    with pytest.raises(StateFormatError, match=rf"{named}.*new state folder"):
+        reopen(written, learners={"river": []})

@@ -1,0 +1,80 @@
+"""How far an engine has come: the part of a checkpoint that is neither table nor join.
+
+It stands in the same atomic batch as these, so that offsets, counts and learners always agree.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from state.errors import StateFormatError
+from state.join import JoinCounts
+from state.store import Batch, Store
+from stream.events import ACTIONS
+from stream.timeline import Position
+
+_PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
+
+
+class Totals(msgspec.Struct):
+    """What the engine has done since its state began; part of every checkpoint."""
+
+    impressions_read: int = 0
+    actions_read: int = 0
+    refused: int = 0
+    late: int = 0
+    ticks: int = 0
+    actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+
+
+class Progress(msgspec.Struct):
+    """Ticks and times as in ``Engine``; ``positions`` are (kind, partition, position)."""
+
+    tick_ms: int
+    trunk_hash: str
+    done_until: int
+    labels_until: int
+    published_until: int
+    last_learned_tick: int
+    version: int
+    totals: Totals
+    join: JoinCounts
+    positions: list[tuple[int, int, Position]]
+
+
+def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:
+    """Add ``progress`` and the learners' state to ``batch``."""
+    batch.put(_PROGRESS, msgspec.msgpack.encode(progress))
+    batch.put(_LEARNERS, learners)
+
+
+def read_progress(store: Store, tick_ms: int, trunk_hash: str) -> tuple[Progress, bytes] | None:
+    """Progress and learners' state of the last checkpoint; None in a new store.
+
+    Raises ``StateFormatError`` where the state is damaged, or of another tick length or trunk.
+    """
+    data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
+    if data is None:
+        return None
+    try:
+        progress = msgspec.msgpack.decode(data, type=Progress)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StateFormatError(
+            f"state in {store.path} is damaged or of another version of Surgeline ({error}); "
+            "use a new state folder"
+        ) from error
+    if learners is None:
+        raise StateFormatError(
+            f"state in {store.path} is damaged: it has no learners; use a new state folder"
+        )
+    if progress.tick_ms != tick_ms:
+        raise StateFormatError(
+            f"state in {store.path} was written with times.tick_s = {progress.tick_ms / 1000:g}, the "
+            f"scenario has {tick_ms / 1000:g}; restore that value or use a new state folder"
+        )
+    if progress.trunk_hash != trunk_hash:
+        raise StateFormatError(
+            f"state in {store.path} was learned on trunk {progress.trunk_hash[:12]}, the scenario has "
+            f"trunk {trunk_hash[:12]}; restore that trunk or use a new state folder"
+        )
+    return progress, learners
