@@ -32,7 +32,7 @@ from replay.produce import Sender, partitions_of
 from replay.records import to_records
 from replay.simulate import Double11, Double11Config, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
-from replay.simulate.policy import make_rank
+from replay.simulate.policy import Objective, make_rank
 from stream.scenario import load_scenario
 from surgeline.broker import free_port
 from surgeline.demo import fetch
@@ -87,6 +87,7 @@ class Plan:
     folder: Path
     bootstrap: str
     name: str
+    objective: Objective = "clicks"
 
 
 class Freshness(msgspec.Struct, kw_only=True):
@@ -216,7 +217,7 @@ class Arm:
                 await self._start(stack)
             clock = Clock(self.plan, ahead_s=0.5)
             client = ScorerClient(self._serving_url) if self.name in SCORED else None
-            live = LiveRank(client, clock.of) if client else None
+            live = LiveRank(client, clock.of, self.plan.objective) if client else None
             watched = self._rank(live, clock)
             sim = Double11(self.plan.config, rank=watched)
             if live is not None:
@@ -243,7 +244,7 @@ class Arm:
         noise = np.random.default_rng(np.random.SeedSequence(self.plan.config.seed, spawn_key=(9,)))
 
         def simulated(requests: Requests) -> np.ndarray:
-            return make_rank(self.name, self._sim.world, noise)(requests)
+            return make_rank(self.name, self._sim.world, noise, self.plan.objective)(requests)
 
         return Watched(simulated)
 

@@ -29,6 +29,7 @@ from stream.scenario import home
 
 if TYPE_CHECKING:
     from replay.simulate import Double11Config
+    from replay.simulate.policy import Objective
     from surgeline.arm import Freshness, Outcome, Plan
 
 #: The loop begins at this part of the night; 00:00 is its middle.
@@ -52,6 +53,7 @@ class Report(msgspec.Struct, kw_only=True):
     rate: float
     seed: int
     speed: float
+    objective: str
     trunk_auc: float | None
     trunk_rows: int
     arms: list[Any]
@@ -72,13 +74,20 @@ def say(text: str = "") -> None:
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
 @click.option("--arms", default="frozen,live,oracle", show_default=True, help="Also: random, logged.")
 @click.option(
+    "--objective",
+    type=click.Choice(("clicks", "revenue")),
+    default="clicks",
+    show_default=True,
+    help="What arms rank for: click probability, or that times price.",
+)
+@click.option(
     "--speed",
     type=click.FloatRange(0.1, 20),
     default=1.0,
     show_default=True,
     help="Nights pass N times faster.",
 )
-@click.option("--items", type=click.IntRange(20, 1_000_000), default=1_000, show_default=True)
+@click.option("--items", type=click.IntRange(24, 1_000_000), default=1_000, show_default=True)
 @click.option("--users", type=click.IntRange(10, 10_000_000), default=10_000, show_default=True)
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Also as JSON.")
 def command(
@@ -86,6 +95,7 @@ def command(
     rate: float,
     seed: int,
     arms: str,
+    objective: Objective,
     speed: float,
     items: int,
     users: int,
@@ -95,6 +105,9 @@ def command(
     from surgeline.broker import Broker, free_port
 
     names = parse_arms(arms)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        # Now, and not when the night is over.
+        raise click.UsageError(f"--json {json_file}: there is no folder {json_file.parent}")
     folder = (home() / "closed-loop").absolute()
     if folder.exists():
         shutil.rmtree(folder)
@@ -106,7 +119,7 @@ def command(
             bootstrap = os.environ.get("KAFKA_BOOTSTRAP", "")
             if not bootstrap and {"frozen", "live"} & set(names):
                 bootstrap = stack.enter_context(Broker("embedded", free_port(), folder / "broker")).bootstrap
-            report = run(names, config, speed, folder, bootstrap)
+            report = run(names, config, speed, folder, bootstrap, objective)
     except KeyboardInterrupt:
         say("Stopped: worker, serving and broker have ended.")
         sys.exit(INTERRUPTED)
@@ -155,13 +168,20 @@ def night(minutes: float, rate: float, seed: int, speed: float, items: int, user
     )
 
 
-def run(names: Sequence[str], config: Double11Config, speed: float, folder: Path, bootstrap: str) -> Report:
+def run(
+    names: Sequence[str],
+    config: Double11Config,
+    speed: float,
+    folder: Path,
+    bootstrap: str,
+    objective: Objective = "clicks",
+) -> Report:
     """Train on the evening, then run every arm."""
     from surgeline.arm import Plan
 
     # On a cell's edge: the evening and the loop share no block.
     from_s = round(EVENING_SHARE * config.span_s / config.cell) * config.cell
-    plan = Plan(config, from_s, speed, folder, bootstrap, secrets.token_hex(3))
+    plan = Plan(config, from_s, speed, folder, bootstrap, secrets.token_hex(3), objective)
     training = train_on_evening(plan)
     say(
         f"Trunk: trained on {training.rows:,} impressions of the evening, AUC "
@@ -174,6 +194,7 @@ def run(names: Sequence[str], config: Double11Config, speed: float, folder: Path
         rate=config.rate,
         seed=config.seed,
         speed=speed,
+        objective=objective,
         trunk_auc=training.validation_auc,
         trunk_rows=training.rows,
         arms=outcomes,

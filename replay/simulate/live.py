@@ -19,7 +19,7 @@ import polars as pl
 
 from replay.errors import ReplayError
 from replay.simulate.generate import Double11
-from replay.simulate.policy import slates
+from replay.simulate.policy import Objective, slates
 from replay.simulate.world import Rank, Requests
 
 #: Items a call: a few milliseconds of the server's time.
@@ -128,10 +128,19 @@ class LiveRank:
     Candidates are compared at one position, as they have none yet; what is asked again is what the scorer
     predicts for the impressions: ``predicted`` has one array (float64) a block, in the log's order.
     ``event_time`` maps seconds after the stream's start to ms UTC, as the events are sent.
+
+    ``objective`` "revenue" ranks by what the shop expects of a candidate with what it knows: the scorer's
+    click probability times the price shown.
     """
 
-    def __init__(self, client: ScorerClient, event_time: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(
+        self,
+        client: ScorerClient,
+        event_time: Callable[[np.ndarray], np.ndarray],
+        objective: Objective = "clicks",
+    ) -> None:
         self.client = client
+        self._objective = objective
         self.predicted: list[np.ndarray] = []
         self._event_time = event_time
         self._sim: Double11 | None = None
@@ -148,6 +157,8 @@ class LiveRank:
         frame = self._sim.candidate_frame(requests)
         candidates = to_requests(frame, width, self._event_time(requests.t))
         scores = np.array(self.client.score(candidates), dtype=np.float64).reshape(-1, width)
+        if self._objective == "revenue":
+            scores = scores * frame["price"].to_numpy().reshape(-1, width)
         order = slates(requests, scores)
         shown = []
         for request, best, length in zip(candidates, order.tolist(), requests.length.tolist(), strict=True):

@@ -7,6 +7,7 @@ popularity with noise, the oracle knows the true click probability, a live score
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from replay.errors import ReplayError
 from replay.simulate.world import Rank, Requests, World, sigmoid
 
 LOGGED_NOISE = 1.0
+
+#: What a ranking is meant to bring: clicks, or what they are expected to sell.
+Objective = Literal["clicks", "revenue"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 class RankError(ReplayError, ValueError):
@@ -45,10 +50,12 @@ class Regret:
         return self.best_revenue - self.revenue
 
 
-def make_rank(name: str, world: World, rng: np.random.Generator) -> Rank:
-    """The scorer of a named policy; ``rng`` is its noise."""
+def make_rank(name: str, world: World, rng: np.random.Generator, objective: Objective = "clicks") -> Rank:
+    """The scorer of a named policy; ``rng`` is its noise, ``objective`` what an oracle is after."""
     if name == "random":
         return lambda requests: rng.random(requests.items.shape)
+    if name == "oracle" and objective == "revenue":
+        return lambda requests: expected_revenue(world, requests)
     if name == "oracle":
         return lambda requests: candidate_logits(world, requests)[0]
     return lambda requests: (
@@ -61,6 +68,19 @@ def candidate_logits(world: World, requests: Requests) -> tuple[np.ndarray, np.n
     user, t, channel = requests.user[:, None], requests.t[:, None], requests.channel[:, None]
     affinity = world.affinity(user, requests.items, t)
     return world.click_logit(user, requests.items, t, channel, affinity), affinity
+
+
+def expected_revenue(world: World, requests: Requests) -> np.ndarray:
+    """Expected money of each candidate at the first position, float64 (R, C)."""
+    logit, affinity = candidate_logits(world, requests)
+    return np.asarray(sigmoid(logit) * _money(world, requests, affinity))
+
+
+def _money(world: World, requests: Requests, affinity: np.ndarray) -> np.ndarray:
+    """Expected money of a click on each candidate, float64 (R, C)."""
+    user, t = requests.user[:, None], requests.t[:, None]
+    p_buy = world.true_purchase_probability(user, requests.items, t, affinity)
+    return np.asarray(p_buy * world.prices(requests.items, t))
 
 
 def slates(requests: Requests, scores: np.ndarray) -> np.ndarray:
@@ -79,9 +99,7 @@ def add_regret(regret: Regret, world: World, requests: Requests, shown: np.ndarr
     """Count the expected clicks and revenue of the slates ``shown`` (R, C) and of both oracles."""
     logit, affinity = candidate_logits(world, requests)
     user = requests.user[:, None]
-    t = requests.t[:, None]
-    p_buy = world.true_purchase_probability(user, requests.items, t, affinity)
-    money = p_buy * world.prices(requests.items, t)
+    money = _money(world, requests, affinity)
     position = np.arange(requests.items.shape[1])
     on = position < requests.length[:, None]
 

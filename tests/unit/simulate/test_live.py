@@ -14,6 +14,7 @@ import pytest
 
 from replay.simulate import Double11, Double11Config
 from replay.simulate.live import BATCH_ITEMS, LiveRank, LiveScorerError, ScorerClient, Watched
+from replay.simulate.policy import Objective
 
 CONFIG = Double11Config(
     minutes=0.1, rate=900.0, seed=5, users=400, items=200, categories=10, shops=20, cell_s=1.0, regret=True
@@ -73,9 +74,11 @@ def event_time(t: np.ndarray) -> np.ndarray:
     return 1_000 + np.floor(t * 10).astype(np.int64)
 
 
-def played(scorer: Scorer) -> tuple[LiveRank, ScorerClient, pl.DataFrame, pl.DataFrame]:
+def played(
+    scorer: Scorer, objective: Objective = "clicks"
+) -> tuple[LiveRank, ScorerClient, pl.DataFrame, pl.DataFrame]:
     client = ScorerClient(scorer.url)
-    rank = LiveRank(client, event_time)
+    rank = LiveRank(client, event_time, objective)
     sim = Double11(CONFIG, rank=rank)
     rank.bind(sim)
     night = sim.night()
@@ -92,6 +95,16 @@ def test_the_highest_scores_are_shown_and_predicted_at_their_positions(scorer: S
     predicted = np.concatenate(rank.predicted)
     assert predicted.tolist() == [score(row) for row in shown.iter_rows(named=True)]
     assert client.items == sum(len(request["items"]) for batch in scorer.batches for request in batch)
+
+
+def test_for_revenue_slates_are_ordered_by_probability_times_price(scorer: Scorer) -> None:
+    """And the predictions stay probabilities: a price in them would ruin AUC, log loss and PCOC."""
+    rank, _, log, _ = played(scorer, "revenue")
+    shown = log.filter(pl.col("event") == "impression")
+    value = (pl.col("item_id").str.slice(1).cast(pl.Int64) + 1) * pl.col("price")
+    falls = (value.diff().over("request_id") <= 1e-9).fill_null(True).all()
+    assert shown.select(falls).item() and shown["price"].n_unique() > 50
+    assert np.concatenate(rank.predicted).tolist() == [score(row) for row in shown.iter_rows(named=True)]
 
 
 def test_a_scorer_gets_what_an_impression_has_and_nothing_of_the_truth(scorer: Scorer) -> None:

@@ -62,6 +62,15 @@ def test_regret_orders_the_arms(outcomes: list[Outcome]) -> None:
         assert one.ctr == one.clicks / one.impressions
 
 
+def test_an_oracle_loses_nothing_of_what_it_ranks_for(plan: Plan, outcomes: list[Outcome]) -> None:
+    """Fails where arms that rank for revenue are measured against an oracle that ranks for clicks."""
+    clicks, revenue = outcomes[2], asyncio.run(run_arms(["oracle"], replace(plan, objective="revenue")))[0]
+    assert revenue.checksum == clicks.checksum
+    assert revenue.revenue_regret == pytest.approx(0.0, abs=1e-9)
+    assert revenue.click_regret > 0 and clicks.revenue_regret > 0
+    assert revenue.expected_revenue > clicks.expected_revenue
+
+
 def test_the_oracle_s_predictions_are_calibrated(outcomes: list[Outcome]) -> None:
     figures = outcomes[2].predictions
     assert figures is not None and figures.auc is not None and figures.pcoc is not None
@@ -176,6 +185,16 @@ def test_the_table_has_a_row_an_arm(outcomes: list[Outcome], capsys: pytest.Capt
         assert one.arm in printed and f"{one.clicks:,}" in printed
 
 
+def test_a_report_that_has_no_place_is_refused_before_the_night(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails where minutes of a night are run first, and their figures are lost to a traceback."""
+    monkeypatch.setenv("SURGELINE_HOME", str(tmp_path))
+    done = CliRunner().invoke(command, ["--arms", "oracle", "--json", str(tmp_path / "no" / "out.json")])
+    assert done.exit_code == 2 and "there is no folder" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_command_writes_what_it_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulated arms need neither broker nor processes; the JSON says the same as the table."""
     monkeypatch.setenv("SURGELINE_HOME", str(tmp_path))
@@ -185,5 +204,6 @@ def test_the_command_writes_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     assert done.exit_code == 0, done.output
     report = msgspec.json.decode(file.read_bytes())
     assert (report["minutes"], report["seed"], report["trunk_rows"] > 50_000) == (0.5, 2, True)
+    assert report["objective"] == "clicks"
     assert [arm["arm"] for arm in report["arms"]] == ["random", "oracle"]
     assert all(f"{arm['clicks']:,}" in done.output for arm in report["arms"])
