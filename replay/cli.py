@@ -147,7 +147,8 @@ def export(log: str, out: Path, other: str | None, limit: int | None, mapping: P
     """Write LOG in the canonical columns.
 
     With --retime the k-th event comes when the same share of OTHER's events has come; the order of events
-    stays, and so does all else in them. --limit counts after that: the first N of the re-timed log.
+    stays, and so does all else in them. A curve of before 2000 is moved by whole weeks to where LOG begins.
+    --limit counts after that: the first N of the re-timed log.
     """
     opened = open_log(log, mapping)
     source = opened if other is None else _retimed(opened, other)
@@ -218,10 +219,14 @@ def _rates(log: RecordedLog, info: LogInfo, first_ms: int, last_ms: int) -> str:
 
 def _retimed(log: RecordedLog, other: str) -> RecordedLog:
     if is_curve(other):
-        return retime(log, ArrivalCurve.from_csv(Path(other)))
-    curve = open_log(other)
-    retimed = retime(log, curve)
-    _say_refused(curve)
+        retimed = retime(log, ArrivalCurve.from_csv(Path(other)))
+    else:
+        curve = open_log(other)
+        retimed = retime(log, curve)
+        _say_refused(curve)
+    if retimed.moved_ms:
+        weeks = retimed.moved_ms // (7 * 86_400_000)
+        click.echo(f"{other}: no event can be of its time; moved by {weeks:,} weeks to the log's", err=True)
     return retimed
 
 

@@ -7,24 +7,28 @@ itself was is counted and reported.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
+from replay.columns import MAX_EVENT_TIME
 from replay.errors import LogError, PaceError
 from replay.log import CHUNK_ROWS, LogInfo, RecordedLog, summarise
 from replay.order import in_order, in_slices
+from stream.events import MIN_EVENT_TIME
 
 TimeMode = Literal["keep", "now"]
 TIME_MODES: tuple[TimeMode, ...] = ("keep", "now")
 
 #: Events that fall due within one slice leave together, when the last of them is due: none is early.
 SLICE_S = 0.01
+_WEEK_MS = 7 * 86_400_000
 _SPEED = re.compile(r"^([0-9]*\.?[0-9]+)x$")
 
 
@@ -215,13 +219,18 @@ class RetimedLog:
 
     Order stays; an action is never before its impression. Delays between the two are stretched as the
     curve is: the log's mix of events, at the other's rates.
+
+    A curve of a time that no event can have, such as 1998, is moved by ``moved_ms``: whole weeks, so that
+    weekdays and hours stay, to where the log begins.
     """
 
     def __init__(self, log: RecordedLog, curve: ArrivalCurve) -> None:
+        info = log.info()
         self.name = f"{log.name}-retimed"
+        self.moved_ms = _weeks_to_move(curve, info.first_ms) * _WEEK_MS
         self._log = log
-        self._curve = curve
-        self._events = log.info().events
+        self._curve = curve if not self.moved_ms else replace(curve, edges_ms=curve.edges_ms + self.moved_ms)
+        self._events = info.events
 
     def info(self) -> LogInfo:
         return summarise(self)
@@ -235,6 +244,13 @@ class RetimedLog:
             shares = (index + np.arange(chunk.height) + 0.5) / max(self._events, 1)
             index += chunk.height
             yield chunk.with_columns(pl.Series("event_time", self._curve.times(shares)))
+
+
+def _weeks_to_move(curve: ArrivalCurve, first_ms: int | None) -> int:
+    first, last = float(curve.edges_ms[0]), float(curve.edges_ms[-1])
+    if first_ms is None or (first >= MIN_EVENT_TIME and last <= MAX_EVENT_TIME):
+        return 0
+    return math.ceil((first_ms - first) / _WEEK_MS)
 
 
 def is_curve(name: str) -> bool:

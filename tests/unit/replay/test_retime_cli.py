@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from replay.cli import export
 from replay.errors import LogError, LogNotFoundError
-from replay.log import write_log
+from replay.log import open_log, write_log
 
 #: The other log: 90 of 100 impressions in its first second, ten in its 60th.
 START_MS = 1_600_000_000_000
@@ -65,8 +65,20 @@ def test_counts_a_period_are_a_curve(path: Path, tmp_path: Path) -> None:
     # 22:01 is left out: nothing came then.
     curve.write_text("period,count\n1998-06-30 22:00:00,1\n1998-06-30 22:02:00,3\n1998-06-30 22:03:00,6\n")
     times = run(path, curve, tmp_path / "out.parquet")["event_time"].to_numpy()
-    start = 899_244_000_000  # 1998-06-30T22:00:00Z
+    # 1998-06-30T22:00:00Z, a Tuesday: at the first Tuesday, 22:00, from the log's 2023-11-14T22:13:20Z on.
+    start = 1_700_604_000_000
     assert np.bincount((times - start) // 60_000).tolist() == [33, 0, 99, 198]
+
+
+def test_a_log_at_the_pace_of_1998_is_still_a_log(path: Path, tmp_path: Path) -> None:
+    """Fails when export writes times that every reader of the log then refuses."""
+    curve = tmp_path / "requests.csv"
+    curve.write_text("period,count\n1998-06-30 22:00:00,1\n1998-06-30 22:01:00,3\n")
+    out = tmp_path / "out.parquet"
+    done = CliRunner().invoke(export, [str(path), "--retime", str(curve), "--out", str(out)])
+    assert "moved by 1,325 weeks" in done.output
+    info = open_log(out).info()
+    assert (info.events, info.refused) == (open_log(path).info().events, 0)
 
 
 @pytest.mark.parametrize(
