@@ -14,7 +14,9 @@ from models.weights import LearnerMetrics
 from replay.report.schema import (
     Bootstrap,
     CadenceArm,
+    Difference,
     ExpertWeights,
+    Figures,
     HotItem,
     LearnerRow,
     Lists,
@@ -316,22 +318,26 @@ def _cadence(
     resampler: Resampler,
     reference: tuple[Scored, Draws | None] | None,
 ) -> list[CadenceArm]:
-    arms = []
+    frozen = None if reference is None else (reference[0].figures(), reference[1])
+    arms: list[CadenceArm] = []
+    before: tuple[Figures, Draws | None] | None = None
     for name, seconds in cadences:
         column = LEARNER + FROZEN if seconds is None else CADENCE + name
         scored = Scored(pl.read_parquet(path, columns=[column]).to_series().to_numpy(), clicked)
-        draws = resampler.draws(scored) if resampler.usable else None
-        against = reference if seconds is not None else None
-        arms.append(
-            CadenceArm(
-                name=name,
-                every_s=seconds,
-                estimate=estimate(
-                    scored.figures(),
-                    draws,
-                    against[0].figures() if against else None,
-                    against[1] if against else None,
-                ),
+        figures, draws = scored.figures(), resampler.draws(scored) if resampler.usable else None
+        against = (frozen or (None, None)) if seconds is not None else (None, None)
+        step = None
+        if before is not None:
+            found = estimate(figures, draws, *before)
+            step = Difference(
+                to=arms[-1].name,
+                auc=found.auc_difference,
+                log_loss=found.log_loss_difference,
+                auc_interval=found.auc_difference_interval,
+                log_loss_interval=found.log_loss_difference_interval,
             )
+        arms.append(
+            CadenceArm(name=name, every_s=seconds, estimate=estimate(figures, draws, *against), step=step)
         )
+        before = figures, draws
     return arms

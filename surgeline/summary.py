@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from replay.report.schema import Estimate, Evaluation, Interval
+from replay.report.schema import Difference, Estimate, Evaluation, Interval
 
 UNDEFINED = "–"
 
@@ -29,9 +29,11 @@ def lines(found: Evaluation) -> Iterator[str]:
         yield f"{'logged order':<18}{'':>26}{place:>8}  ({found.lists.lists_with_click:,} lists with a click)"
     if found.cadence:
         yield ""
-        yield f"{'weights every':<18}{'AUC':>8}{'log loss':>10}{'PCOC':>8}{'':>8}  AUC against frozen"
+        head = f"{'weights every':<18}{'AUC':>8}{'log loss':>10}{'PCOC':>8}  {'AUC against frozen':<28}"
+        yield f"{head}log loss against the row above"
         for arm in found.cadence:
-            yield f"{arm.name:<18}{_figures(arm.estimate)}{'':>8}  {_gain(arm.estimate)}"
+            line = f"{arm.name:<18}{_figures(arm.estimate)}  {_gain(arm.estimate):<28}{_step(arm.step)}"
+            yield line.rstrip()
     yield ""
     yield from found.notes
     yield f"{run.seconds:.1f} s: {counts.events / max(run.seconds, 1e-9):,.0f} events/s with figures"
@@ -45,11 +47,17 @@ def _figures(estimate: Estimate) -> str:
 def _gain(estimate: Estimate) -> str:
     if estimate.auc_difference is None:
         return ""
-    return f"{estimate.auc_difference:+.4f}{_interval(estimate.auc_difference_interval)}"
+    return f"{estimate.auc_difference:+z.4f}{_interval(estimate.auc_difference_interval)}"
 
 
-def _interval(interval: Interval | None) -> str:
-    return "" if interval is None else f" [{interval.low:+.4f}, {interval.high:+.4f}]"
+def _step(step: Difference | None) -> str:
+    if step is None or step.log_loss is None:
+        return ""
+    return f"{step.log_loss:+z.5f}{_interval(step.log_loss_interval, 5)}"
+
+
+def _interval(interval: Interval | None, digits: int = 4) -> str:
+    return "" if interval is None else f" [{interval.low:+z.{digits}f}, {interval.high:+z.{digits}f}]"
 
 
 def _number(value: float | None, digits: int) -> str:

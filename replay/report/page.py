@@ -116,7 +116,9 @@ def _learners(found: Evaluation, colour: Mapping[str, str]) -> str:
 def _cadence(found: Evaluation) -> str:
     words = (
         "The same learned head, but the weights that predict are refreshed only every so often (at multiples "
-        "of that time, UTC). Real-time features are equally fresh in every arm; frozen never uses them."
+        "of that time, UTC). Real-time features are equally fresh in every arm; frozen never uses them. "
+        "What a faster cadence adds is its paired difference to the row above; the intervals of single rows "
+        "overlap even where that is certain."
     )
     auc, loss = charts.cadence(found.cadence, "auc"), charts.cadence(found.cadence, "log_loss")
     named = (("AUC over the frozen head", auc), ("Log loss under the frozen head", loss))

@@ -101,12 +101,26 @@ class HotItem(msgspec.Struct, kw_only=True):
     clicks: list[int]
 
 
+class Difference(msgspec.Struct, kw_only=True, frozen=True):
+    """This minus another column called ``to``, on the same rows, paired under the same draws."""
+
+    to: str
+    auc: float | None
+    log_loss: float | None
+    auc_interval: Interval | None
+    log_loss_interval: Interval | None
+
+
 class CadenceArm(msgspec.Struct, kw_only=True):
-    """The learned head where serving gets new weights every ``every_s`` only; None: never (frozen)."""
+    """The learned head where serving gets new weights every ``every_s`` only; None: never (frozen).
+
+    ``step``: what the change from the arm before it in the list is worth; None for the first.
+    """
 
     name: str
     every_s: float | None
     estimate: Estimate
+    step: Difference | None = None
 
 
 class ExpertWeights(msgspec.Struct, kw_only=True, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from replay.report.charts import spark
-from replay.report.schema import Bootstrap, Estimate, Evaluation, Interval, Segment
+from replay.report.schema import Bootstrap, Difference, Estimate, Evaluation, Interval, Segment
 from replay.report.svg import padded
 from replay.report.text import between, count, duration, moment, number, share, signed, text
 
@@ -78,9 +78,22 @@ def experts(found: Evaluation, names: Sequence[str], colour: Mapping[str, str]) 
 def cadences(found: Evaluation) -> str:
     """One row a cadence."""
     rows = (
-        f'<tr><td class="name">{text(arm.name)}</td>{_estimate(arm.estimate)}</tr>' for arm in found.cadence
+        f'<tr><td class="name">{text(arm.name)}</td>{_estimate(arm.estimate)}{_step(arm.step)}</tr>'
+        for arm in found.cadence
     )
-    return table(["weights every", "AUC", "over frozen", "log loss", "over frozen", "PCOC"], rows)
+    head = ["weights every", "AUC", "over frozen", "log loss", "over frozen", "PCOC"]
+    return table([*head, "AUC over the row above", "log loss"], rows)
+
+
+def _step(step: Difference | None) -> str:
+    if step is None:
+        return "<td></td><td></td>"
+    auc = chip(step.auc, step.auc_interval, 4)
+    loss = chip(step.log_loss, step.log_loss_interval, 5, more_is_better=False)
+    return (
+        f"<td>{auc}<small>{between(step.auc_interval, 4, sign=True)}</small></td>"
+        f"<td>{loss}<small>{between(step.log_loss_interval, 5, sign=True)}</small></td>"
+    )
 
 
 def segment(part: Segment, champion: str, colour: Mapping[str, str], total: int) -> str:

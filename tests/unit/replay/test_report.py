@@ -15,6 +15,7 @@ from replay.report.schema import (
     Bootstrap,
     CadenceArm,
     Counts,
+    Difference,
     Estimate,
     Evaluation,
     ExpertWeights,
@@ -120,7 +121,14 @@ def evaluation(buckets: int = 6, auc: float | None = 0.7, name: str = HOSTILE) -
         hot_items=[HotItem(item_id=name, impressions=[9] * buckets, clicks=clicks)],
         cadence=[
             CadenceArm(name="frozen", every_s=None, estimate=estimate(auc)),
-            CadenceArm(name="30m", every_s=1800.0, estimate=estimate(auc, 0.04 if auc else None)),
+            CadenceArm(
+                name="30m",
+                every_s=1800.0,
+                estimate=estimate(auc, 0.04 if auc else None),
+                step=Difference(
+                    to="frozen", auc=None, log_loss=-0.5, auc_interval=None, log_loss_interval=None
+                ),
+            ),
         ],
         bootstrap=Bootstrap(unit="user", units=9, groups=9, replicates=10, level=0.95, seed=0),
         notes=[name],

@@ -89,3 +89,23 @@ def test_a_copy_holds_what_was_learned_at_its_boundary(night: Night, tmp_path: P
         mean = [weights for at, weights in learned if at <= boundary][-1]
         expected = 1.0 / (1.0 + np.exp(-(inputs[tick].astype(np.float64) @ mean)))
         np.testing.assert_allclose(predicted, expected, rtol=1e-5)
+
+
+def test_a_step_is_paired_with_the_arm_before_it(night: Night, tmp_path: Path) -> None:
+    """Fails when what a faster cadence adds drowns in what all arms share: bootstrap over users by hand."""
+    path = tmp_path / "p.parquet"
+    found = evaluate(Request(log=str(night.log), cadence="frozen,1m,1s", predictions=path), SCENARIO)
+    assert [arm.step and arm.step.to for arm in found.cadence] == [None, "frozen", "1m"]
+    rows = pl.read_parquet(path)
+    p = {name: rows[name].cast(pl.Float64).to_numpy() for name in ("cadence_1m", "cadence_1s")}
+    loss = {name: -np.where(rows["label"] > 0, np.log(q), np.log1p(-q)) for name, q in p.items()}
+    gain = rows.select("user_id", pl.Series("d", loss["cadence_1s"] - loss["cadence_1m"]))
+    users = gain.group_by("user_id").agg(pl.col("d").sum(), pl.len())
+    d, n = users["d"].to_numpy(), users["len"].to_numpy()
+    drawn = np.random.default_rng(1).integers(0, len(d), (2000, len(d)))
+    spread = np.quantile(d[drawn].sum(axis=1) / n[drawn].sum(axis=1), [0.025, 0.975])
+    step = found.cadence[2].step
+    assert step is not None and step.log_loss_interval is not None and step.log_loss is not None
+    assert step.log_loss == pytest.approx(gain["d"].mean(), abs=1e-12)
+    width = step.log_loss_interval.high - step.log_loss_interval.low
+    assert width == pytest.approx(spread[1] - spread[0], rel=0.25)
