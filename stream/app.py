@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from typing import Any, NoReturn
 
 import click
@@ -29,8 +30,6 @@ from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
 TICK_S = 1.0
-#: What a person can put right; each says how. Anything else is a bug and keeps its traceback.
-UNUSABLE = (ScenarioError, TopicsError, StateError, TrunkError, LearnerStateError, KafkaError, OSError)
 
 
 class SurgelineWorker(faust.Worker):
@@ -60,6 +59,36 @@ class StaticAssignor(PartitionAssignor):
         return f"worker://{self.app.conf.consumer_group_instance_id}"
 
 
+class WebPortError(RuntimeError):
+    """Metrics and live page cannot listen where they should; the message says how to change it."""
+
+
+#: What a person can put right; each says how. Anything else is a bug and keeps its traceback.
+UNUSABLE = (
+    ScenarioError,
+    TopicsError,
+    StateError,
+    TrunkError,
+    LearnerStateError,
+    KafkaError,
+    OSError,
+    WebPortError,
+)
+
+
+def check_web_port(bind: str, port: int) -> None:
+    """Raise ``WebPortError`` where nobody can listen on ``bind``: before the state is touched."""
+    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    try:
+        socket.create_server((bind, port), family=family).close()
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (")[0]
+        raise WebPortError(
+            f"metrics and live page cannot listen on {bind}:{port} ({reason}); choose another port with "
+            "--web-port, or another address with SURGELINE_WEB_BIND"
+        ) from error
+
+
 class SurgelineApp(faust.App):
     """A Faust app whose offsets belong to the engine's state (``offsets``, see ``stream.transport``)."""
 
@@ -68,6 +97,8 @@ class SurgelineApp(faust.App):
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
         try:
+            if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
+                check_web_port(self.conf.web_bind, self.conf.web_port)
             await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:

@@ -242,19 +242,19 @@ def test_a_broken_scenario_is_one_line(text: str, fragments: list[str], tmp_path
     """
     path = tmp_path / "sale.toml"
     path.write_text(text)
-    process = start(path, "127.0.0.1:1", tmp_path)
+    process = start(path, "127.0.0.1:1", tmp_path, 6066)
     refused(process, [str(path), *fragments])
     assert len(process.text().strip().splitlines()) == 1
 
 
-def start(scenario: Path, bootstrap: str, home: Path) -> Process:
+def start(scenario: Path, bootstrap: str, home: Path, web_port: int) -> Process:
     env = {
         "SURGELINE_SCENARIO": str(scenario),
         "SURGELINE_HOME": str(home / "home"),
         "KAFKA_BOOTSTRAP": bootstrap,
     }
     argv = [str(Path(sys.executable).with_name("faust")), "-A", "stream.app", "worker", "-l", "info"]
-    return Process(argv, home / "worker.log", env)
+    return Process([*argv, "--web-port", str(web_port)], home / "worker.log", env)
 
 
 def refused(process: Process, fragments: list[str]) -> None:
@@ -272,12 +272,13 @@ def refused(process: Process, fragments: list[str]) -> None:
 
 
 def test_what_a_worker_cannot_start_with_is_one_line(
-    broker: str, scenario_factory: Callable[..., Scenario], tmp_path: Path
+    broker: str, scenario_factory: Callable[..., Scenario], free_port: Callable[[], int], tmp_path: Path
 ) -> None:
     """Failure: a wall of traceback, a worker that hangs, or one that damages what it found.
 
     Mechanism: a trunk that is no trunk, a learner that does not exist, a state folder that another worker
-    has, one of other settings, one that is no RocksDB, source topics that differ in partitions. Required:
+    has, one of other settings, one that is no RocksDB, source topics that differ in partitions, a web port
+    that another worker has. Required:
     status 1 and one line that says what is wrong and what to do; the worker that runs goes on.
     """
     scenario = scenario_factory(times=TIMES)
@@ -291,6 +292,7 @@ def test_what_a_worker_cannot_start_with_is_one_line(
     admin.close()
     worker = Worker(scenario, broker, tmp_path / "home").ready()
     broken = msgspec.structs.replace(scenario, name="broken")
+    no_port = msgspec.structs.replace(scenario, name="no-port")
     (tmp_path / "home" / "state" / "broken-0").write_bytes(b"a file where a folder belongs")
     try:
         cases: list[tuple[Scenario, list[str]]] = [
@@ -305,6 +307,7 @@ def test_what_a_worker_cannot_start_with_is_one_line(
             ),
             (scenario, ["is in use by another process", "SURGELINE_WORKER_ID"]),
             (broken, ["broken-0", "cannot be opened"]),
+            (no_port, [f"127.0.0.1:{worker.port}", "--web-port"]),
         ]
         # They do not meet each other: all at once.
         started = []
@@ -313,9 +316,11 @@ def test_what_a_worker_cannot_start_with_is_one_line(
             folder.mkdir()
             (folder / "home").symlink_to(tmp_path / "home")
             (folder / "sale.toml").write_text(to_toml(wrong))
-            started.append((start(folder / "sale.toml", broker, folder), fragments))
+            port = worker.port if wrong is no_port else free_port()
+            started.append((start(folder / "sale.toml", broker, folder, port), fragments))
         for process, fragments in started:
             refused(process, fragments)
+        assert not (tmp_path / "home" / "state" / "no-port-0").exists()
         before = worker.view()["moments"][-1]["version"]
         until(lambda: worker.view()["moments"][-1]["version"] > before, "the first worker goes on")
         assert worker.stop() == 0
@@ -335,4 +340,4 @@ def test_a_missing_broker_is_one_line(tmp_path: Path, free_port: Callable[[], in
     path = tmp_path / "sale.toml"
     path.touch()
     address = f"127.0.0.1:{free_port()}"
-    refused(start(path, address, tmp_path), [address, "KAFKA_BOOTSTRAP", "surgeline broker"])
+    refused(start(path, address, tmp_path, free_port()), [address, "KAFKA_BOOTSTRAP", "surgeline broker"])
