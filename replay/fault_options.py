@@ -17,6 +17,10 @@ from replay.simulate.faults import WHOSE, FaultError
 from replay.simulate.record_faults import CHANGES
 
 _DURATION = re.compile(r"^([+-]?[0-9]*\.?[0-9]+)(ms|s|m|h|d|)$")
+#: The longest duration, a century: a place in any log, and far from where times in 64 bits end.
+_LONGEST_MS = 36_525 * 86_400_000
+#: Each impression of the flood stands in memory this often.
+_MOST_COPIES = 10_000
 _UNIT_MS = {"ms": 1, "": 1_000, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -54,7 +58,10 @@ def _signed(text: str) -> int:
     found = _DURATION.match(text.strip())
     if not found:
         raise _Wrong("a duration such as 500ms, 30s, 5m, 1h or -2s")
-    return round(float(found[1]) * _UNIT_MS[found[2]])
+    length = float(found[1]) * _UNIT_MS[found[2]]
+    if abs(length) > _LONGEST_MS:
+        raise _Wrong("a duration of at most 36525d")
+    return round(length)
 
 
 def _duration(text: str) -> int:
@@ -62,6 +69,13 @@ def _duration(text: str) -> int:
     if not found or found[1].startswith("-"):
         raise _Wrong("a duration such as 500ms, 30s, 5m or 1h")
     return _signed(text)
+
+
+def _length(text: str) -> int:
+    length = _duration(text)
+    if not length:
+        raise _Wrong("a duration above 0 such as 500ms, 30s, 5m or 1h")
+    return length
 
 
 def _moment(text: str) -> tuple[int, int]:
@@ -83,6 +97,13 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _copies(text: str) -> int:
+    copies = _positive(text)
+    if copies > _MOST_COPIES:
+        raise _Wrong(f"a whole number of at most {_MOST_COPIES}")
+    return copies
+
+
 def _text(text: str) -> str:
     if not text:
         raise _Wrong("a name")
@@ -102,13 +123,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 FAULTS: dict[str, tuple[_Parameter, ...]] = {
     "hot_key": (
         _Parameter("start", _duration, required=True),
-        _Parameter("length", _duration, required=True),
-        _Parameter("copies", _positive, required=True),
+        _Parameter("length", _length, required=True),
+        _Parameter("copies", _copies, required=True),
         _Parameter("item", _text, default=""),
     ),
     "label_outage": (
         _Parameter("start", _duration, required=True),
-        _Parameter("length", _duration, required=True),
+        _Parameter("length", _length, required=True),
         _Parameter("how", _one_of("delayed", "lost"), default="delayed"),
     ),
     "late": (

@@ -163,7 +163,12 @@ def test_an_empty_log_has_no_faults(make: Any) -> None:
         ),
         ("clock_skew=0.1:2s:users", "fault clock_skew: WHOSE is one of all, actions, not 'users'"),
         ("label_outage=1s:2s:gone", "fault label_outage: HOW is one of delayed, lost, not 'gone'"),
-        ("label_outage=1s:0s", "fault label_outage: until_ms must be after from_ms"),
+        ("label_outage=1s:0s", "fault label_outage: LENGTH is a duration above 0 such as 500ms"),
+        # Beyond 64 bits these were delays of minus infinity, a traceback, or all of the memory.
+        ("late=0.1:99999999999999999d", "fault late: MOST is a duration of at most 36525d"),
+        ("clock_skew=0.1:-36526d", "fault clock_skew: SKEW is a duration of at most 36525d"),
+        ("label_outage=99999999999999999d:1s", "fault label_outage: START is a duration of at most 36525d"),
+        ("hot_key=1s:2s:99999999999", "fault hot_key: COPIES is a whole number of at most 10000"),
         ("hot_key=1s:2s:0", "fault hot_key: COPIES is a whole number of at least 1, not '0'"),
         ("hot_key=1s:2s:3:", "fault hot_key: ITEM is a name, not ''"),
         ("schema_change=drop", "fault schema_change: KIND is one of extra, rename, retype, not 'drop'"),
