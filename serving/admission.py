@@ -18,6 +18,9 @@ from models.weights import SCHEMA_VERSION, FeatureScheme, Head, Weights, Weights
 from state.formulas import COUNTS, GLOBAL, TABLES, feature_names
 
 TASK = "ctr"
+#: What decoders raise besides their own errors: text that is not UTF-8, deep nesting. Not refused here, one
+#: such record would stop its feed for as long as it stands in the topic.
+_NOT_TEXT = (UnicodeDecodeError, RecursionError)
 
 #: ``undecodable``: not a weights message; ``schema``: of another schema version; ``key``: the record's
 #: key is not the message's; ``trunk_hash``, ``feature_list``, ``feature_scheme``: made for another
@@ -72,7 +75,7 @@ def read(data: bytes, key: bytes | None) -> Weights | Refused:
     """The weights in a record of the weights topic, or why they are none."""
     try:
         weights = decode_weights(data)
-    except WeightsError as error:
+    except (WeightsError, *_NOT_TEXT) as error:
         return Refused("undecodable" if _schema_version(data) == SCHEMA_VERSION else "schema", str(error))
     if key != weights.key:
         # Compaction would keep it beside, or instead of, another source's weights.
@@ -160,5 +163,5 @@ class _OnlySchema(msgspec.Struct):
 def _schema_version(data: bytes) -> int:
     try:
         return msgspec.json.decode(data, type=_OnlySchema).schema_version
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, *_NOT_TEXT):
         return SCHEMA_VERSION

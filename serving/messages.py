@@ -85,6 +85,8 @@ class BatchScores(msgspec.Struct, kw_only=True, frozen=True):
     answers: list[Scores]
 
 
+#: What a decoder raises on bad input: besides msgspec's own, text that is not UTF-8 and deep nesting.
+_BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _from_json = msgspec.json.Decoder(ScoreRequest)
 _from_msgpack = msgspec.msgpack.Decoder(ScoreRequest)
 _batch_from_json = msgspec.json.Decoder(BatchRequest)
@@ -104,16 +106,16 @@ def decode_request(data: bytes, *, msgpack: bool = False) -> ScoreRequest:
     """
     try:
         return (_from_msgpack if msgpack else _from_json).decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _named(str(error)) from error
+    except _BAD as error:
+        raise _named(error) from error
 
 
 def decode_batch(data: bytes, *, msgpack: bool = False) -> BatchRequest:
     """Read a batch from JSON or MessagePack. Raises ``RequestError`` that names the field."""
     try:
         batch = (_batch_from_msgpack if msgpack else _batch_from_json).decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _named(str(error)) from error
+    except _BAD as error:
+        raise _named(error) from error
     items = sum(len(request.items) for request in batch.requests)
     if items > MAX_BATCH_ITEMS:
         raise RequestError("requests", f"a batch has at most {MAX_BATCH_ITEMS} items together, not {items}")
@@ -125,7 +127,12 @@ def encode_scores(scores: Scores | BatchScores, *, msgpack: bool = False) -> byt
     return (_to_msgpack if msgpack else _to_json).encode(scores)
 
 
-def _named(text: str) -> RequestError:
+def _named(error: Exception) -> RequestError:
+    if isinstance(error, RecursionError):
+        return RequestError("", "the body is nested too deeply")
+    if isinstance(error, UnicodeDecodeError):
+        return RequestError("", f"the body has text that is not UTF-8: {error.reason}")
+    text = str(error)
     path = _PATH.search(text)
     field = path.group(1) if path else ""
     if path:

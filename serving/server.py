@@ -123,7 +123,14 @@ class _Server:
         self, request: web.Request, answer: Callable[[bytes, bool], Scores | BatchScores]
     ) -> web.Response:
         began = time.perf_counter()
-        response = await self._score(request, answer)
+        try:
+            response = await self._score(request, answer)
+        except ConnectionError:
+            raise  # the caller went away while its body came
+        except Exception:
+            # A bug is an answer too: counted by its status, JSON as all others.
+            log.exception("a score request failed")
+            response = _error(500, "", "the request failed inside the server; its log says why")
         self.metrics.latency.observe(time.perf_counter() - began)
         self.metrics.requests.labels(str(response.status)).inc()
         return response
@@ -138,6 +145,11 @@ class _Server:
             scores = answer(body, msgpack)
         except web.HTTPRequestEntityTooLarge:
             return _error(413, "", f"the body is larger than {MAX_BODY} bytes")
+        except web.RequestPayloadError as error:
+            # Not what Content-Encoding says, for example. aiohttp closes the connection; say so.
+            response = _error(400, "", f"the body cannot be read: {error}")
+            response.force_close()
+            return response
         except RequestError as error:
             return _error(400, error.field, error.message)
         except ScoreNotFiniteError as error:

@@ -165,3 +165,26 @@ def test_what_is_offered_may_have_other_heads(scorer: Scorer, make_weights: Make
     heads = make_weights().heads
     other = Head(mean=[0.0], prior_mean=[0.0], prior_precision=[1.0], precision=triangle(1, 1.0))
     assert scorer.offer(make_weights(heads={**heads, "cart": other})) == Accepted(1)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"garbage",
+        b'{"source":"\xff"}',
+        b'{"schema_version":1,"x":' + b"[" * 100_000,
+        b'{"heads":' + b'{"a":' * 100_000,
+        b"null",
+        b"\xff\xfe",
+    ],
+    ids=["garbage", "not UTF-8", "deep", "deep heads", "null", "no text"],
+)
+def test_whatever_stands_in_the_topic_what_comes_after_it_serves(
+    scorer: Scorer, make_weights: MakeWeights, data: bytes
+) -> None:
+    """Failure: a record whose decoding raises something unexpected ends its feed, which reads it again and
+    again: no newer weights reach serving for as long as it stands in the topic."""
+    good = make_weights(version=2)
+    take_weights(scorer, [(good.key, data), (b"\xff", data), (good.key, encode_weights(good))])
+    assert scorer.snapshot.version == 2
+    assert scorer.refused == {"undecodable": 2}

@@ -55,6 +55,36 @@ async def test_messagepack_is_answered_in_messagepack(
     assert msgspec.msgpack.decode(await response.read(), type=Scores) == scorer.score(REQUEST)
 
 
+async def test_a_body_that_cannot_be_read_is_a_400_that_says_why(client: Client) -> None:
+    """Failure: a 500 and a traceback, which callers and alerts take for our fault."""
+    deep = b'{"user_id":"u","items":[{"item_id":"a"}],"x":' + b"[" * 100_000
+    for body, headers, says in (
+        (deep, {}, "nested too deeply"),
+        (b'{"user_id":"\xff","items":[{"item_id":"a"}]}', {}, "not UTF-8"),
+        (b"no gzip", {"Content-Encoding": "gzip"}, "cannot be read"),
+        (b"", {}, "truncated"),
+    ):
+        response = await client.post("/score", data=body, headers=headers)
+        assert (response.status, response.content_type) == (400, "application/json")
+        assert says in (await response.json())["error"]
+    assert (await samples(client))['surgeline_serving_requests_total{status="400"}'] == 4
+
+
+async def test_a_failure_inside_is_json_and_counted(
+    client: Client, scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: the one error that must ring is the one that no metric has."""
+
+    def fail(_request: ScoreRequest) -> Scores:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(scorer, "score", fail)
+    response = await client.post("/score", json=BODY)
+    assert (response.status, response.content_type) == (500, "application/json")
+    assert "log" in (await response.json())["error"]
+    assert (await samples(client))['surgeline_serving_requests_total{status="500"}'] == 1
+
+
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
