@@ -273,6 +273,9 @@ class Arm:
         async with Sender(self.plan.bootstrap, topics.impressions, topics.actions) as sender:
             while (made := await asyncio.to_thread(_next, frames)) is not None:
                 log, truth = made
+                # A night without its worker would go on with old weights, for minutes and for nothing.
+                for name in self._children:
+                    self._check_alive(name)
                 self._ledger.add(log, truth)
                 t = (log["event_time"].to_numpy() - config.start_ms) / 1000.0
                 await asyncio.sleep(
@@ -341,18 +344,20 @@ class Arm:
 
     async def _until(self, name: str, url: str, good: Any) -> Any:
         deadline = time.monotonic() + START_S
-        child = self._children[name]
         while True:
             answer = await asyncio.to_thread(fetch, url)
             if answer is not None and good(answer):
                 return answer
-            if child.poll() is not None:
-                raise ClosedLoopError(
-                    f"the {name} of arm {self.name} ended: {child.last_line()} ({child.log})"
-                )
+            self._check_alive(name)
             if time.monotonic() > deadline:
-                raise ClosedLoopError(f"the {name} of arm {self.name} is not ready ({child.log})")
+                log = self._children[name].log
+                raise ClosedLoopError(f"the {name} of arm {self.name} is not ready ({log})")
             await asyncio.sleep(0.2)
+
+    def _check_alive(self, name: str) -> None:
+        child = self._children[name]
+        if child.poll() is not None:
+            raise ClosedLoopError(f"the {name} of arm {self.name} ended: {child.last_line()} ({child.log})")
 
     async def _learned(self) -> dict[str, LearnerMetrics]:
         """The worker's own progressive figures, once it joined every impression that was shown."""

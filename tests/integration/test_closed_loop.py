@@ -73,3 +73,27 @@ def test_stopping_it_leaves_nothing_behind(number: signal.Signals, broker: str, 
         assert "Traceback" not in process.text() and "Stopped" in process.text()
     finally:
         process.end()
+
+
+def test_a_worker_that_dies_ends_the_loop_and_is_named(broker: str, tmp_path: Path) -> None:
+    """Failure: the night goes on for minutes with old weights, and its figures are taken for a live arm's.
+
+    Mechanism: twelve minutes of night, whose worker is killed while it is ranked. Required: status 1 long
+    before the night is over, the worker and its log named, nothing left running.
+    """
+    process = loop(broker, tmp_path, "--arms", "live", "--minutes", "40")
+    try:
+        folder = tmp_path / "closed-loop"
+        log = folder / "live-worker.log"
+        until(log.exists, "the worker has begun")
+        topic = load_scenario(folder / "live.toml").topics.impressions
+        until(lambda: read_topic(broker, topic), "impressions are shown")
+        children = psutil.Process(process.child.pid).children(recursive=True)
+        (worker,) = (child for child in children if "faust" in child.cmdline())
+        worker.kill()
+        assert process.ended() == 1, process.text()[-3000:]
+        assert "the worker of arm live ended" in process.text() and str(log) in process.text()
+        assert "Traceback" not in process.text()
+        assert not any(child.is_running() for child in children)
+    finally:
+        process.end()
