@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -15,25 +14,10 @@ from replay.report.schema import Evaluation
 from stream.scenario import load_scenario
 from surgeline.evaluation import EvaluateError, Request, evaluate
 from surgeline.progress import Bar
+from surgeline.times import parse_time
 
 #: Makes a file's content.
 Renderer = Callable[[Evaluation], bytes]
-
-
-def parse_time(text: str) -> int:
-    """Milliseconds UTC from digits (ms) or ISO 8601; without an offset it is UTC.
-
-    >>> parse_time("2018-11-08"), parse_time("1541635200000")
-    (1541635200000, 1541635200000)
-    """
-    if text.isdigit():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise EvaluateError(f"{text!r} is neither milliseconds nor an ISO time such as 2018-11-08") from error
-    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1000)
 
 
 def _file(exists: bool = False) -> click.Path:

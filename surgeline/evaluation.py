@@ -10,9 +10,7 @@ import hashlib
 import platform
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,8 +20,7 @@ import polars as pl
 
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
-from models.train import train_from_log
-from replay.log import RecordedLog, open_log, write_log
+from replay.log import RecordedLog, open_log
 from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine
@@ -34,6 +31,8 @@ from surgeline.notes import notes
 from surgeline.predictions import Predictions
 from surgeline.progress import Bar, silent
 from surgeline.rehearse import Rehearsal, RehearsalReport
+from surgeline.times import stamp
+from surgeline.train import refused, train_on
 
 #: Events that the engine takes at once; what it learns does not depend on it.
 CHUNK_ROWS = 16_384
@@ -216,13 +215,8 @@ def _trunk(
         trunk = resolve_trunk(scenario.trunk, home())
         return trunk, "no trunk" if trunk.hash == "none" else scenario.trunk or "the home folder's trunk"
     bar.step("training a trunk")
-    # As `surgeline train`: through the adapters, under the log's own name.
-    canonical = folder / f"{Path(log.name).stem or 'log'}.parquet"
-    events = write_log(_before(log, until), canonical)
-    if not events:
-        raise EvaluateError(f"{log.name} has no events before --until-train {stamp(until)}")
-    report = train_from_log(
-        canonical,
+    report = train_on(
+        log,
         folder / "trunk",
         hidden=request.hidden,
         epochs=request.epochs,
@@ -233,15 +227,6 @@ def _trunk(
     training = report.training
     words = f"{training.rows:,} impressions of {log.name} before {stamp(until)}"
     return Trunk.load(folder / "trunk"), words
-
-
-def _before(log: RecordedLog, until: int) -> Iterator[pl.DataFrame]:
-    for frame in log.chunks():
-        before, after = _split(frame, until)
-        if before.height:
-            yield before
-        if after.height:
-            return
 
 
 def _split(frame: pl.DataFrame, at: int) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -260,12 +245,8 @@ def _size(log: RecordedLog, bar: Bar) -> int | None:
 def _nothing(log: RecordedLog, request: Request, report: RehearsalReport) -> str:
     """Why there is nothing to evaluate, as far as that is known."""
     where = f" from {stamp(request.until_train)} on" if request.until_train is not None else ""
-    tally = getattr(log, "tally", None)
-    why = []
-    if report.refused:
-        why.append(f"{report.refused:,} events were refused ({report.refused_because})")
-    if tally is not None and tally.text():
-        why.append(tally.text())
+    why = [f"{report.refused:,} events were refused ({report.refused_because})"] if report.refused else []
+    why += [text] if (text := refused(log)) else []
     return f"{log.name} has no impressions to evaluate{where}" + (f": {'; '.join(why)}" if why else "")
 
 
@@ -325,8 +306,3 @@ def _evaluation(
         expert_weights=found.expert_weights,
         quality=found.quality,
     )
-
-
-def stamp(ms: int) -> str:
-    """ISO 8601, UTC, to the second."""
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import polars as pl
 
 from models.deep.trunk import Trunk, TrunkError
-from models.train import TrainReport, train_from_log
-from replay.log import open_log, write_log
+from models.train import TrainError, TrainReport, train_from_log
+from replay.log import RecordedLog, open_log, write_log
 from stream.scenario import home
+from surgeline.times import parse_time, stamp
 
 
-def train(
-    log: str,
+def train_on(
+    log: RecordedLog,
     out: Path,
-    mapping: Path | None = None,
     *,
     hidden: int,
     epochs: int,
@@ -24,24 +26,47 @@ def train(
     until: int | None = None,
     label_window_s: float = 0.0,
 ) -> TrainReport:
-    """Export ``log`` (a name, ``name:path`` or a file) to a temporary canonical file and train on it.
+    """Export what ``log`` has before ``until`` (ms; None: all) to a temporary canonical file and train on it.
 
-    Going through the adapters means that a row that replay would refuse is not trained on either.
+    Going through the adapters means that a row that replay would refuse is not trained on either. Raises
+    ``TrainError``, which names the log.
     """
-    opened = open_log(log, mapping)
     with tempfile.TemporaryDirectory(prefix="surgeline-train-") as folder:
         # The name of the file is what the trunk's manifest says it was trained on.
-        canonical = Path(folder) / f"{Path(opened.name).stem or 'log'}.parquet"
-        write_log(opened.chunks(), canonical)
-        return train_from_log(
-            canonical,
-            out,
-            hidden=hidden,
-            epochs=epochs,
-            seed=seed,
-            until=until,
-            label_window_s=label_window_s,
-        )
+        canonical = Path(folder) / f"{Path(log.name).stem or 'log'}.parquet"
+        where = "" if until is None else f" before {stamp(until)}"
+        if not write_log(_before(log, until), canonical):
+            why = refused(log)
+            raise TrainError(f"{log.name} has no events{where}{f': {why}' if why else ''}")
+        try:
+            return train_from_log(
+                canonical,
+                out,
+                hidden=hidden,
+                epochs=epochs,
+                seed=seed,
+                until=until,
+                label_window_s=label_window_s,
+            )
+        except TrainError as error:
+            # The temporary file is gone when somebody reads this.
+            raise TrainError(str(error).replace(str(canonical), f"{log.name}{where}", 1)) from error
+
+
+def refused(log: RecordedLog) -> str:
+    """What the latest pass over ``log`` refused or left out, in words; empty where that is nothing."""
+    tally = getattr(log, "tally", None)
+    return tally.text() if tally is not None else ""
+
+
+def _before(log: RecordedLog, until: int | None) -> Iterator[pl.DataFrame]:
+    for frame in log.chunks():
+        times = frame["event_time"]
+        cut = frame.height if until is None else int(times.search_sorted(until, side="left"))
+        if cut:
+            yield frame.head(cut)
+        if cut < frame.height:
+            return
 
 
 def holds_trunk(folder: Path) -> bool:
@@ -78,7 +103,7 @@ def holds_trunk(folder: Path) -> bool:
     "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="At most; stops early."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--until", type=int, default=None, metavar="MS", help="Read only what is older (ms UTC).")
+@click.option("--until", metavar="TIME", help="Read only what is older (ms or ISO).")
 @click.option(
     "--label-window-s",
     type=click.FloatRange(min=0.0),
@@ -94,7 +119,7 @@ def command(
     hidden: int,
     epochs: int,
     seed: int,
-    until: int | None,
+    until: str | None,
     label_window_s: float,
     keep: bool,
 ) -> None:
@@ -103,14 +128,16 @@ def command(
     if keep and holds_trunk(folder):
         click.echo(f"{folder} holds a trunk: kept")
         return
-    report = train(
-        log,
+    opened = open_log(log, mapping)
+    report = train_on(
+        opened,
         folder,
-        mapping,
         hidden=hidden,
         epochs=epochs,
         seed=seed,
-        until=until,
+        until=None if until is None else parse_time(until),
         label_window_s=label_window_s,
     )
     click.echo(report.describe())
+    if left := refused(opened):
+        click.echo(left)

@@ -18,9 +18,9 @@ from models.deep.trunk import Trunk
 from replay.report.schema import Evaluation
 from stream.scenario import Scenario
 from surgeline.cli import main
-from surgeline.evaluate import parse_time
 from surgeline.predictions import Predictions
 from surgeline.rehearse import rehearse
+from surgeline.times import parse_time
 
 if TYPE_CHECKING:
     from .conftest import Night
@@ -220,7 +220,7 @@ def test_what_would_fail_at_the_end_fails_before_the_training(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a file that is no truth, or a cadence between two ticks, is found out late."""
-    monkeypatch.setattr("surgeline.evaluation.train_from_log", lambda *_, **__: pytest.fail("trained first"))
+    monkeypatch.setattr("surgeline.evaluation.train_on", lambda *_, **__: pytest.fail("trained first"))
     start = int(night.table["event_time"].median())  # type: ignore[arg-type]
     for wrong in (["--truth", night.log], ["--cadence", "1500ms"], ["--cadence", "1.5s"]):
         result = run(night.log, "--until-train", start, *wrong)

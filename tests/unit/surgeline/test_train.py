@@ -82,3 +82,31 @@ def test_a_log_without_clicks_is_one_line(tmp_path: Path, log: Path) -> None:
     result = CliRunner().invoke(main, ["train", str(quiet), "--out", str(tmp_path / "trunk")])
     assert result.exit_code == 2
     assert "nothing to learn" in result.output and "Traceback" not in result.output
+
+
+def refusal(log: Path, *more: str) -> str:
+    result = CliRunner().invoke(main, ["train", str(log), "--out", str(log.parent / "t"), *more])
+    assert result.exit_code == 2, result.output
+    return result.output
+
+
+def test_what_cannot_be_trained_on_is_named(log: Path, tmp_path: Path) -> None:
+    """Fails when the error names a temporary file, or the rows that were refused go unmentioned."""
+    assert "sale has no events before 2000-01-01" in refusal(log, "--until", "2000-01-01")
+    quiet = tmp_path / "quiet.jsonl"
+    pl.read_ndjson(log).filter(pl.col("event") == "impression").write_ndjson(quiet)
+    said = refusal(quiet)
+    assert "quiet: none of the 200 impressions was clicked" in said and "surgeline-train-" not in said
+    bad = tmp_path / "bad.jsonl"
+    pl.read_ndjson(quiet).with_columns(pl.lit(-1).alias("position")).write_ndjson(bad)
+    assert "200 rows refused" in refusal(bad)
+
+
+def test_until_is_a_time_as_in_evaluate(log: Path, tmp_path: Path) -> None:
+    """Fails when `train` and `evaluate` take different times for the same split."""
+    half = "2024-11-10T16:01:40Z"
+    assert START == 1_731_254_400_000, "2024-11-10T16:00:00Z"
+    assert "Trained on 100 impressions with 25 clicks" in train(log, tmp_path / "a", "--until", half)
+    train(log, tmp_path / "b", "--until", str(START + 100_000))
+    assert Trunk.load(tmp_path / "a").hash == Trunk.load(tmp_path / "b").hash
+    assert "neither milliseconds nor an ISO time" in refusal(log, "--until", "noon")
