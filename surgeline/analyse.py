@@ -73,6 +73,11 @@ class Analysis(NamedTuple):
     bootstrap: Bootstrap | None
     expert_weights: list[ExpertWeights]
     quality: TimeLine
+    times: npt.NDArray[np.int64]
+
+    def shown_after(self, ms: int) -> int:
+        """Rows later than ``ms``."""
+        return int((self.times > ms).sum())
 
 
 def analyse(
@@ -147,6 +152,7 @@ def analyse(
         bootstrap=resampler.meta if resampler.usable else None,
         expert_weights=expert_weights(line.start_ms, losses),
         quality=quality,
+        times=times,
     )
 
 

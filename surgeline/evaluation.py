@@ -161,6 +161,8 @@ class _Pass:
             self._copies = StaleCopies(self.engine, [seconds for _, seconds in arms])
             self.engine.predict_observer = self._copies.predict
         self._rows: Predictions | None = None
+        #: The time of the last event where ``--limit`` ended the log, ms.
+        self.cut_ms: int | None = None
 
     def over(self, log: RecordedLog, bar: Bar) -> RehearsalReport:
         """Run the whole log."""
@@ -190,6 +192,7 @@ class _Pass:
                 rows.settle(engine.labels_until - engine.tick_ms)
                 bar.move(frame.height)
                 if left == 0:
+                    self.cut_ms = int(after["event_time"][-1])
                     break
             self._rehearsal.finish()
         return self._rehearsal.report()
@@ -261,6 +264,7 @@ def _evaluation(
     engine = run.engine
     join, totals = engine.join.counts, engine.totals
     tally = getattr(log, "tally", None)
+    label_ms = round(engine.scenario.times.label_window_s * 1000)
     counts = Counts(
         events=rehearsal.events,
         impressions=rehearsal.impressions,
@@ -301,6 +305,7 @@ def _evaluation(
                 warm=request.warm,
                 bad_rows=tally.examples if tally is not None else (),
                 refused_because=rehearsal.refused_because,
+                cut=found.shown_after(run.cut_ms - label_ms) if run.cut_ms is not None else 0,
             )
         ),
         expert_weights=found.expert_weights,

@@ -18,11 +18,12 @@ def notes(
     warm: bool,
     bad_rows: Sequence[tuple[int, str]],
     refused_because: str,
+    cut: int,
 ) -> Iterator[str]:
     """What a reader should know, the most important first.
 
     ``bad_rows``: (row number, reason) of the first rows that are no events; ``refused_because``: why the
-    first event was refused.
+    first event was refused; ``cut``: impressions whose label window reaches beyond the end that --limit made.
     """
     if engine.trunk.hash == "none":
         yield (
@@ -30,6 +31,11 @@ def notes(
             "gains over a model. --until-train or --trunk give it one."
         )
     yield from _labels(engine, counts)
+    if cut:
+        yield (
+            f"{cut:,} impressions came so late before the end that --limit made that clicks on them may be "
+            "cut off, and missing from rates and PCOC."
+        )
     if not intervals:
         yield "Too few users for confidence intervals."
     if counts.refused_rows:

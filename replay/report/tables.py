@@ -115,7 +115,8 @@ def segment(part: Segment, champion: str, colour: Mapping[str, str], total: int)
             spark(row.auc_over_time, colour, bounds),
         ]
         values = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f'<tr><td class="name">{text(row.value)}</td>{values}</tr>')
+        name = text(row.value)
+        rows.append(f'<tr><td class="name" title="{name}">{name}</td>{values}</tr>')
     head = [
         "",
         "impressions",

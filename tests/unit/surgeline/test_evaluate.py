@@ -170,7 +170,13 @@ def test_a_truth_of_another_log_is_refused(night: Night, tmp_path: Path) -> None
 def test_limit_takes_the_first_events(night: Night, tmp_path: Path) -> None:
     found, rows, _ = evaluated(tmp_path, night.log, "--limit", 300)
     assert found.counts.events == 300
-    assert rows.height == night.table.head(300).filter(pl.col("event") == "impression").height
+    shown = night.table.head(300).filter(pl.col("event") == "impression")
+    assert rows.height == shown.height
+    # Clicks on the last impressions are beyond the limit: said, as the labels cannot know.
+    open_ended = (shown["event_time"] > night.table["event_time"][299] - 5000).sum()
+    assert any(note.startswith(f"{open_ended:,} impressions came so late") for note in found.notes)
+    whole, _, _ = evaluated(tmp_path, night.log)
+    assert not any("--limit" in note for note in whole.notes)
 
 
 def test_a_log_without_clicks_has_a_dash_for_an_auc(night: Night, tmp_path: Path) -> None:
