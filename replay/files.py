@@ -11,7 +11,9 @@ from pathlib import Path
 
 import polars as pl
 
-from replay.adapters.tables import batches, time_ordered
+from replay.adapters import cells
+from replay.adapters.jsonl import BROKEN, NO_OBJECT, decoded, find_columns, keys, scan_jsonl
+from replay.adapters.tables import batches, refuse_empty, scan_text, time_ordered, unreadable
 from replay.columns import COLUMNS, SCHEMA, check_columns, conform, context_type
 from replay.errors import LogError
 from replay.log import CHUNK_ROWS
@@ -31,26 +33,76 @@ class FileLog(TableLog):
 
     def _batches(self, rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         table = scan_canonical(self.path)
-        time = pl.col("event_time").cast(pl.Int64, strict=False)
-        table = time_ordered(table.with_row_index("_row", offset=1), time)
-        yield from batches(table, rows)
+        types = dict(table.collect_schema())
+        fields = _context_fields(table, rows) if BROKEN in types and "context" in types else []
+        time = _cell("event_time", types)
+        for part in batches(time_ordered(table, time), rows):
+            yield _events(part, types, fields)
 
 
 def scan_canonical(path: Path) -> pl.LazyFrame:
-    """A canonical file as a lazy table; raises ``LogError`` for one that is none."""
+    """A canonical file as a lazy table, with ``_row``; raises ``LogError`` for one that is none.
+
+    Cells of CSV and JSONL are texts, and JSONL has ``_broken``; `_events` makes canonical rows of them.
+    """
+    refuse_empty(path)
     try:
         if path.suffix == ".parquet":
-            table = pl.scan_parquet(path)
+            table = pl.scan_parquet(path, row_index_name="_row", row_index_offset=1)
+            names = table.collect_schema().names()
         elif path.suffix == ".csv":
-            table = pl.scan_csv(path, infer_schema=False)
+            table = scan_text(path)
+            names = [name for name in table.collect_schema().names() if name != "context"]
         else:
-            # The fields of `context` may first show up anywhere: the types are read off the whole file.
-            table = pl.scan_ndjson(path, infer_schema_length=None)
-        names = table.collect_schema().names()
+            names = find_columns(path, COLUMNS)
+            table = scan_jsonl(path, [name for name in COLUMNS if name in names])
+            names = [*names, "_row", BROKEN]
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise LogError(f"{path}: cannot be read: {error}") from error
-    check_columns(names, str(path))
-    return table.select(name for name in COLUMNS if name in names)
+        raise unreadable(path, error) from error
+    check_columns([name for name in names if name not in ("_row", BROKEN)], str(path))
+    return table.select(name for name in ("_row", *COLUMNS, BROKEN) if name in names)
+
+
+def _cell(name: str, types: cells.Types) -> pl.Expr:
+    """A canonical column; a text that is no number where one is due is null."""
+    if types[name] != pl.String:
+        return pl.col(name).cast(SCHEMA[name], strict=False)
+    kind = SCHEMA[name]
+    if kind == pl.Int64:
+        return cells.whole(name, types)
+    return cells.number(name, types) if kind == pl.Float64 else pl.col(name)
+
+
+def _context_fields(table: pl.LazyFrame, rows: int) -> list[str]:
+    """The keys of all contexts: they may first come anywhere, and every batch has the same columns."""
+    found: dict[str, None] = {}
+    for part in batches(table.select("context"), rows):
+        found.update(dict.fromkeys(keys(part["context"])))
+    return list(found)
+
+
+def _events(part: pl.DataFrame, types: cells.Types, fields: list[str]) -> pl.DataFrame:
+    """Canonical rows with ``_reason`` of a batch of `scan_canonical`; ``fields``: those of ``context``."""
+    reasons = [pl.lit(None, dtype=pl.String)]
+    if BROKEN in types:
+        reasons.append(pl.when(BROKEN).then(pl.lit(NO_OBJECT)))
+    picked = [pl.col("_row"), *(_cell(name, types).alias(name) for name in SCHEMA if name in types)]
+    for name in ("position", "price", "value"):
+        if types.get(name) == pl.String:
+            raw = pl.col(name).str.strip_chars()
+            wrong = (raw != "") & _cell(name, types).is_null()
+            what = "a whole number" if SCHEMA[name] == pl.Int64 else "a number"
+            reasons.append(pl.when(wrong).then(pl.format(name + " {} is not " + what, raw)))
+    if fields:
+        context = decoded(part["context"].replace("", None).fill_null("{}"), fields)
+        part = part.with_columns(
+            context.drop(BROKEN).to_struct("context"), context[BROKEN].alias("_no_context")
+        )
+        picked.append(pl.col("context"))
+        reasons.append(pl.when("_no_context").then(pl.lit("context is no JSON object")))
+    elif isinstance(types.get("context"), pl.Struct):
+        picked.append(pl.col("context"))
+    return part.select(*picked, pl.coalesce(reasons).alias("_reason"))
 
 
 def write_frames(frames: Iterable[pl.DataFrame], path: Path) -> int:

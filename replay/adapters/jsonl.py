@@ -14,8 +14,12 @@ from typing import Any
 
 import polars as pl
 
+from replay.errors import LogError
+
 #: Column that is true where a line is no JSON object.
 BROKEN = "_broken"
+#: Why such a line is refused.
+NO_OBJECT = "the line is no JSON object"
 _SAMPLE_LINES = 1000
 
 
@@ -24,20 +28,17 @@ def scan_jsonl(path: Path, columns: Sequence[str]) -> pl.LazyFrame:
 
     Blank lines are no rows. Nested values are JSON text.
     """
-    fields = {name: pl.String() for name in columns}
-    kind = pl.Struct(
-        [*(pl.Field(name, dtype) for name, dtype in fields.items()), pl.Field(BROKEN, pl.Boolean())]
-    )
+    kind = pl.Struct([*(pl.Field(name, pl.String()) for name in columns), pl.Field(BROKEN, pl.Boolean())])
 
     def decode(lines: pl.Series) -> pl.Series:
-        return _decoded(lines, fields).cast({BROKEN: pl.Boolean}).to_struct(lines.name)
+        return decoded(lines, columns).to_struct(lines.name)
 
-    decoded = pl.col("line").map_batches(decode, return_dtype=kind, is_elementwise=True)
-    return _lines(path).select("_row", decoded.alias("line")).select("_row", pl.col("line").struct.unnest())
+    cells = pl.col("line").map_batches(decode, return_dtype=kind, is_elementwise=True)
+    return _lines(path).select("_row", cells.alias("line")).select("_row", pl.col("line").struct.unnest())
 
 
 def find_columns(path: Path, asked: Sequence[str]) -> list[str]:
-    """Keys of the first lines, and those of ``asked`` that stand anywhere in the file."""
+    """Keys of the first lines, and those of ``asked`` that stand anywhere; ``LogError`` for none at all."""
     found: dict[str, None] = {}
     for line in _lines(path).head(_SAMPLE_LINES).collect(engine="streaming")["line"]:
         found.update(dict.fromkeys(_object(line) or {}))
@@ -50,16 +51,18 @@ def find_columns(path: Path, asked: Sequence[str]) -> list[str]:
         ]
         seen = _lines(path).select(tests).collect(engine="streaming").row(0)
         found.update(dict.fromkeys(name for name, is_there in zip(rare, seen, strict=True) if is_there))
+    if not found:
+        raise LogError(f"{path}: cannot be read: its first {_SAMPLE_LINES:,} lines hold no JSON object")
     return list(found)
 
 
-def _lines(path: Path) -> pl.LazyFrame:
-    table = pl.scan_lines(path, name="line", row_index_name="_row", row_index_offset=1)
-    line = pl.col("line").str.strip_prefix("\ufeff").str.strip_chars()
-    return table.with_columns(line).filter(pl.col("line") != "")
+def decoded(lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """``columns`` of JSON objects as String, and ``_broken`` (Boolean) where a text is none.
 
-
-def _decoded(lines: pl.Series, fields: dict[str, pl.String]) -> pl.DataFrame:
+    >>> decoded(pl.Series(['{"a": 1.5, "b": {"c": []}}', '{"a":']), ["a", "b"]).rows()
+    [('1.5', '{"c": []}', False), (None, None, True)]
+    """
+    fields = {name: pl.String() for name in columns}
     texts = lines.to_list()
     try:
         table = _read(texts, fields)
@@ -71,6 +74,26 @@ def _decoded(lines: pl.Series, fields: dict[str, pl.String]) -> pl.DataFrame:
     objects = [_object(text) for text in texts]
     table = _read([json.dumps(value or {}) for value in objects], fields)
     return table.with_columns(pl.Series(BROKEN, [value is None for value in objects], dtype=pl.Boolean))
+
+
+def keys(texts: pl.Series) -> list[str]:
+    """All keys of JSON objects in the order in which they first come; a text that is no object has none.
+
+    >>> keys(pl.Series(['{"b": 1}', "{", None, '{"a": [], "b": "x"}']))
+    ['b', 'a']
+    """
+    objects = texts.drop_nulls().unique(maintain_order=True).to_list()
+    try:
+        return pl.read_ndjson(io.BytesIO("\n".join(objects).encode()), infer_schema_length=None).columns
+    except pl.exceptions.PolarsError:
+        # Only a batch with a text that polars does not take is read one by one.
+        return list(dict.fromkeys(key for text in objects for key in _object(text) or {}))
+
+
+def _lines(path: Path) -> pl.LazyFrame:
+    table = pl.scan_lines(path, name="line", row_index_name="_row", row_index_offset=1)
+    line = pl.col("line").str.strip_prefix("\ufeff").str.strip_chars()
+    return table.with_columns(line).filter(pl.col("line") != "")
 
 
 def _read(texts: list[str], fields: dict[str, pl.String]) -> pl.DataFrame:

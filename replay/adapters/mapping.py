@@ -42,8 +42,8 @@ import msgspec
 import polars as pl
 
 from replay.adapters import cells
-from replay.adapters.jsonl import BROKEN, find_columns, scan_jsonl
-from replay.adapters.tables import batches, scan_text, time_ordered, unreadable
+from replay.adapters.jsonl import BROKEN, NO_OBJECT, find_columns, scan_jsonl
+from replay.adapters.tables import batches, refuse_empty, scan_text, time_ordered, unreadable
 from replay.columns import SCHEMA
 from replay.errors import LogError, MappingError
 from replay.source import Label, TableLog, Tally, label_events
@@ -183,8 +183,7 @@ def _scan(file: Path, mapping: ColumnMapping) -> pl.LazyFrame:
 
 def _check_columns(mapping: ColumnMapping, mapping_file: Path, file: Path) -> None:
     asked = _asked(mapping)
-    if file.stat().st_size == 0:
-        raise LogError(f"{file}: the file is empty")
+    refuse_empty(file)
     types: Mapping[str, pl.DataType]
     try:
         if _kind(file) == "json":
@@ -212,7 +211,7 @@ def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[
     picked = [pl.col("_row")]
     reasons: list[pl.Expr] = []
     if BROKEN in types:
-        reasons.append(pl.when(BROKEN).then(pl.lit("the line is no JSON object")))
+        reasons.append(pl.when(BROKEN).then(pl.lit(NO_OBJECT)))
 
     def parsed(where: str, column: str, value: pl.Expr, what: str, needed: pl.Expr | None = None) -> pl.Expr:
         raw = cells.text(column, types)

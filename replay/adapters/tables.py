@@ -131,6 +131,12 @@ def unreadable(where: object, error: Exception) -> LogError:
     return LogError(f"{where}: cannot be read: {first[:300]}{help_}")
 
 
+def refuse_empty(path: Path) -> None:
+    """Raise ``LogError`` for a file without a byte, which polars meets with words of its own."""
+    if path.stat().st_size == 0:
+        raise LogError(f"{path}: the file is empty")
+
+
 def _refuse_archive(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(4) == b"PK\x03\x04":

@@ -101,6 +101,71 @@ def test_a_broken_file_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
         open_log(path).info()
 
 
+def test_a_broken_line_costs_itself(tmp_path: Path) -> None:
+    """Fails when one line, such as the last of a killed writer, takes the whole log with it."""
+    head = '{"event":"impression","impression_id":"a","user_id":7,'
+    lines = [
+        head + '"event_time":1700000000000.0,"item_id":"x","context":{"os":"ios"}}',
+        "",
+        head + '"event_time":"1700000000001","item_id":5,"price":"2.5","context":{"n":1,"os":null}}',
+        head + '"event_time":1700000000002,"item_id":"x","price":"dear"}',
+        head + '"event_time":1700000000002,"item_id":"x","context":"ios"}',
+        "[1]",
+        head + '"event_ti',
+    ]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join(lines))
+    log = open_log(path)
+    table = pl.concat(list(log.chunks()))
+    assert table.select("event_time", "user_id", "item_id", "price").rows() == [
+        (1_700_000_000_000, "7", "x", None),
+        (1_700_000_000_001, "7", "5", 2.5),
+    ]
+    assert table["context"].to_list() == [{"os": "ios", "n": None}, {"os": None, "n": "1"}]
+    assert isinstance(log, files.FileLog) and log.tally.examples == [
+        (4, "price dear is not a number"),
+        (5, "context is no JSON object"),
+        (6, "the line is no JSON object"),
+        (7, "the line is no JSON object"),
+    ]
+
+
+def test_a_context_field_may_first_come_late(make: Any, tmp_path: Path) -> None:
+    """Fails when the fields of the context are those of the first batch only."""
+    path = tmp_path / "log.jsonl"
+    first = [make.impression(k, k) for k in range(50)]
+    late = make.impression(50, 50, context={"os": "x"})
+    write_log(iter([make.frame(*first), make.frame(late)]), path)
+    chunks = list(open_log(path).chunks(10))
+    assert {chunk.schema["context"] for chunk in chunks} == {pl.Struct({"os": pl.String})}
+    assert pl.concat(chunks)["context"].struct.field("os").drop_nulls().to_list() == ["x"]
+
+
+def test_a_half_written_csv_line_costs_itself(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    row = "impression,1700000000000,a,u,x"
+    path.write_text(f"event,event_time,impression_id,user_id,item_id\n{row}\n{row[:25]}")
+    log = open_log(path)
+    assert log.info().impressions == 1
+    assert isinstance(log, files.FileLog) and log.tally.examples == [(2, "impression_id is missing")]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, suffix: str) -> None:
+    """Fails when polars' own words for it reach the user."""
+    path = tmp_path / f"log{suffix}"
+    path.touch()
+    with pytest.raises(LogError, match=r"the file is empty$"):
+        open_log(path).info()
+
+
+def test_a_text_that_is_no_jsonl_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text("event,event_time\nimpression,1\n")
+    with pytest.raises(LogError, match=r"its first 1,000 lines hold no JSON object$"):
+        open_log(path).info()
+
+
 def test_a_failed_write_leaves_no_file(make: Any, tmp_path: Path) -> None:
     """A half-written log would replay as a whole one."""
     narrow = make.frame(make.impression(1, 0, context={"city": "b"}))
