@@ -44,6 +44,7 @@ DAY_MS = 86_400_000
 NIGHT_MINUTES = 8.0
 EVENING_SHARE = 0.44
 NIGHT_RATE = 300.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class DemoError(RuntimeError):
@@ -98,6 +99,7 @@ def command(obd_seconds: float, burst_seconds: float, stay: bool | None) -> None
                 while True:
                     signal.pause() if hasattr(signal, "pause") else time.sleep(1)
         except _Interrupted:
+            _ignore_interrupts()  # also where the player took the signal
             say("\nStopping: worker, serving and broker end now.")
         stack.close()
         say("Stopped cleanly.")
@@ -234,7 +236,7 @@ def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
     info = log.info()
     span_s = ((info.last_ms or 0) - (info.first_ms or 0)) / 1000.0
     speed = max(span_s / seconds, 0.01)
-    with Display(path.stem, info, None) as display:
+    with _kept_signals(), Display(path.stem, info, None) as display:
         report = replay(
             log,
             load_scenario(place.folder / "scenario.toml"),
@@ -319,18 +321,31 @@ def fetch(url: str, body: bytes | None = None) -> Any | None:
         return None
 
 
+def _ignore_interrupts() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Signals are as they were afterwards: an event loop that handled them leaves Python's own behind."""
+    kept = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
 @contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise ``_Interrupted`` in the main thread, once; cleaning up is not interrupted."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        _ignore_interrupts()
         raise _Interrupted
 
-    old = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _kept_signals():
+        for number in SIGNALS:
+            signal.signal(number, interrupt)
         yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
