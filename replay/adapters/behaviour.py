@@ -37,15 +37,18 @@ def attributed(name: str, table: pl.DataFrame, rows: int, tally: Tally) -> Itera
     """Canonical batches of behaviour rows in time order.
 
     ``table``: ``_row``, ``event_time`` (ms), ``user_id``, ``item_id``, ``kind`` and ``_reason`` as `kinds`
-    makes them, and any further canonical columns of an impression; ``value`` is for actions.
+    makes them, and any further canonical columns of an impression; ``value`` is for actions. A row with a
+    reason is refused and takes no part.
 
     >>> rows = pl.DataFrame({"_row": [1, 2, 3], "event_time": [1_700_000_000_000] * 3, "user_id": ["u"] * 3,
     ...     "item_id": ["a", "a", "b"], "kind": ["impression", "cart", "purchase"], "_reason": [None] * 3})
     >>> list(attributed("log", rows, 10, Tally()))[0]["impression_id"].to_list()
     ['log-1', 'log-3', 'log-1', 'log-3']
     """
-    known = pl.all_horizontal(pl.col("user_id", "item_id", "kind", "event_time").is_not_null())
-    usable = known & pl.col("event_time").is_between(MIN_EVENT_TIME, MAX_EVENT_TIME)
+    pair = ["user_id", "item_id"]
+    known = pl.all_horizontal(pl.col(*pair, "kind", "event_time").is_not_null(), pl.col(pair) != "")
+    in_time = pl.col("event_time").is_between(MIN_EVENT_TIME, MAX_EVENT_TIME)
+    usable = known & in_time & pl.col("_reason").is_null()
     mark = table.select(usable.alias("usable"))["usable"]
     if not mark.all():
         # They cannot be attributed; the check that follows refuses and reports them.
@@ -57,7 +60,6 @@ def attributed(name: str, table: pl.DataFrame, rows: int, tally: Tally) -> Itera
             )
         )
         table = table.filter(mark)
-    pair = ["user_id", "item_id"]
     opens = (pl.col("kind") == IMPRESSION) | pl.struct(pair).is_first_distinct()
     table = table.with_columns(opens.alias("opens")).with_columns(
         pl.when("opens").then("_row").forward_fill().over(pair).alias("shown")

@@ -1,4 +1,4 @@
-"""Any table of impressions with label columns, by a TOML mapping of its columns.
+"""Any table by a TOML mapping of its columns: a row is an impression with label columns, or one event.
 
 ```toml
 name = "mine"                 # of the log; default: the file's stem
@@ -25,7 +25,19 @@ delay = "click_s"             # how long after the impression; in delay_unit
 delay_unit = "s"              # s (default), ms or us
 time = "click_ts"             # or: when; neither: at the impression
 value = "amount"              # money
+
+[events]                      # in place of labels: a row is one event, of the type in this column
+column = "type"
+impression = ["view", "show"] # one text or several; rows of types that stand nowhere are left out and counted
+click = "click"               # so are cart, favourite, purchase and refund
+value = "amount"              # money of the actions
 ```
+
+With ``fields.impression_id`` an action carries the id of its impression, and the table is streamed. Without
+it the joins are made up as `behaviour` says: an action belongs to the latest earlier impression of the same
+user and item, however long ago (ties in the file's order); where there is none, the action's row makes an
+implicit one at the same time, which is counted. So it is with the first action of each user and item where no
+type means impression. The columns that are named are in memory then.
 
 The table is CSV, TSV, JSONL or Parquet; text may be compressed with gzip. It is streamed where it is in time
 order, else sorted in memory.
@@ -33,93 +45,29 @@ order, else sorted in memory.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import polars as pl
 
 from replay.adapters import cells
+from replay.adapters.behaviour import attributed
 from replay.adapters.jsonl import BROKEN, NO_OBJECT, find_columns, scan_jsonl
+from replay.adapters.mapping_file import ColumnMapping, EventsMapping, load_mapping
 from replay.adapters.tables import batches, refuse_empty, scan_text, time_ordered, unreadable
-from replay.columns import SCHEMA
+from replay.columns import ACTION, IMPRESSION, SCHEMA
 from replay.errors import LogError, MappingError
 from replay.source import Label, TableLog, Tally, label_events
-from stream.events import ACTIONS
 
-DELAY_UNITS = tuple(cells.PER_US)
-NEEDED = ("event_time", "user_id", "item_id")
-MAPPABLE = tuple(name for name in SCHEMA if name not in ("event", "action", "value"))
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", "any of these with .gz", ".parquet")
 
+#: Columns for the type of an event row; no table has such names.
+_TYPE, _KIND = "_type\0", "_kind\0"
+#: Types that are left out are told apart up to this many: the column may hold anything.
+_NAMED = 10
+_OTHERS = "of other types"
+_OF_ACTIONS = ("event_time", "impression_id", "user_id", "item_id", "value")
 _TRUTH = "a number, true, false, yes, no or a time; name the texts that count in equals"
-
-
-class LabelMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """When a row has an action, and at what time."""
-
-    column: str
-    equals: list[str] | None = None
-    delay: str | None = None
-    delay_unit: str = "s"
-    time: str | None = None
-    value: str | None = None
-
-
-class ColumnMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """A mapping file; see the module for the meaning of its fields."""
-
-    fields: dict[str, str]
-    name: str = ""
-    time_unit: str = "ms"
-    separator: str = ","
-    quote: str = '"'
-    columns: list[str] | None = None
-    constants: dict[str, str | int | float] = {}
-    context: dict[str, str] = {}
-    labels: dict[str, LabelMapping] = {}
-
-
-def load_mapping(path: Path) -> ColumnMapping:
-    """Read and check a mapping; raises ``MappingError`` that names the field and what is allowed."""
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise MappingError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MappingError(f"{path}: not TOML: {error}") from error
-    _known(path, "", data, ColumnMapping.__struct_fields__)
-    for label, body in _table(data.get("labels")).items():
-        _known(path, f"labels.{label}.", _table(body), LabelMapping.__struct_fields__)
-    try:
-        mapping = msgspec.convert(data, ColumnMapping)
-    except msgspec.ValidationError as error:
-        raise MappingError(f"{path}: {error}") from error
-    _known(path, "fields.", mapping.fields, MAPPABLE)
-    _known(path, "constants.", mapping.constants, [name for name in MAPPABLE if name != "event_time"])
-    _known(path, "labels.", mapping.labels, ACTIONS)
-    _one_of(path, "time_unit", mapping.time_unit, cells.TIME_UNITS)
-    if len(mapping.separator.encode()) != 1:
-        raise MappingError(f"{path}: separator must be one ASCII character, not {mapping.separator!r}")
-    if len(mapping.quote.encode()) > 1:
-        raise MappingError(f"{path}: quote must be one ASCII character or empty, not {mapping.quote!r}")
-    for name in NEEDED:
-        if name not in mapping.fields and name not in mapping.constants:
-            raise MappingError(f"{path}: fields.{name} is missing; needed are {', '.join(NEEDED)}")
-    both = sorted(set(mapping.fields) & set(mapping.constants))
-    if both:
-        raise MappingError(f"{path}: {both[0]} stands in fields and in constants; give it once")
-    for name, value in mapping.constants.items():
-        if pl.Series([value]).cast(SCHEMA[name], strict=False).null_count():
-            what = "a whole number" if SCHEMA[name] == pl.Int64 else "a number"
-            raise MappingError(f"{path}: constants.{name} is {value!r}, which is not {what}")
-    for action, rules in mapping.labels.items():
-        _one_of(path, f"labels.{action}.delay_unit", rules.delay_unit, DELAY_UNITS)
-        if rules.delay is not None and rules.time is not None:
-            raise MappingError(f"{path}: labels.{action} has delay and time; give one of them")
-    return mapping
 
 
 def open_mapped(file: Path, mapping_file: Path) -> TableLog:
@@ -129,15 +77,26 @@ def open_mapped(file: Path, mapping_file: Path) -> TableLog:
         raise LogError(f"{file}: no such file")
     _check_columns(mapping, mapping_file, file)
     name = mapping.name or file.name.partition(".")[0]
+    events = mapping.events
 
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         table = _scan(file, mapping)
         types = dict(table.collect_schema())
         time = cells.time(mapping.fields["event_time"], mapping.time_unit, types)
-        for part in batches(time_ordered(table, time), rows):
-            yield label_events(part.select(_impressions(name, mapping, types)), _labels(mapping))
+        parts = batches(time_ordered(table, time), rows)
+        if events is None:
+            for part in parts:
+                yield label_events(part.select(_impressions(name, mapping, types)), _labels(mapping))
+            return
+        frames = (_events(part, name, mapping, events, types, tally) for part in parts)
+        if "impression_id" in mapping.fields:
+            yield from frames
+            return
+        held = list(frames)
+        if held:
+            yield from attributed(name, pl.concat(held), rows, tally)
 
-    return TableLog(name, source, delayed=True, files=[file])
+    return TableLog(name, source, delayed=events is None, files=[file])
 
 
 def _asked(mapping: ColumnMapping) -> list[tuple[str, str]]:
@@ -147,6 +106,10 @@ def _asked(mapping: ColumnMapping) -> list[tuple[str, str]]:
     for name, label in mapping.labels.items():
         parts = {"column": label.column, "delay": label.delay, "time": label.time, "value": label.value}
         asked += [(f"labels.{name}.{part}", column) for part, column in parts.items() if column is not None]
+    if mapping.events is not None:
+        asked.append(("events.column", mapping.events.column))
+        if mapping.events.value is not None:
+            asked.append(("events.value", mapping.events.value))
     return asked
 
 
@@ -206,43 +169,67 @@ def _check_columns(mapping: ColumnMapping, mapping_file: Path, file: Path) -> No
             )
 
 
-def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[pl.Expr]:
-    """Canonical columns, ``_reason``, and prepared label columns (``click?``, ``click@``, ``click=``)."""
-    picked = [pl.col("_row")]
-    reasons: list[pl.Expr] = []
-    if BROKEN in types:
-        reasons.append(pl.when(BROKEN).then(pl.lit(NO_OBJECT)))
+class _Cells:
+    """The cells of a table as canonical columns, and why a row's cannot be read."""
 
-    def parsed(where: str, column: str, value: pl.Expr, what: str, needed: pl.Expr | None = None) -> pl.Expr:
-        raw = cells.text(column, types)
+    def __init__(self, mapping: ColumnMapping, types: cells.Types) -> None:
+        self.mapping = mapping
+        self.types = types
+        self.reasons: list[pl.Expr] = []
+        if BROKEN in types:
+            self.reasons.append(pl.when(BROKEN).then(pl.lit(NO_OBJECT)))
+        time = mapping.fields["event_time"]
+        unit = _unit(mapping)
+        self.time = self.parsed("event_time", time, cells.time(time, mapping.time_unit, types), unit)
+
+    def parsed(
+        self, where: str, column: str, value: pl.Expr, what: str, needed: pl.Expr | None = None
+    ) -> pl.Expr:
+        """``value``; a text that gives none is a reason, only where ``needed`` holds if that is given."""
+        raw = cells.text(column, self.types)
         wrong = raw.is_not_null() & (raw != "") & value.is_null()
         # Names of columns may have braces of their own.
         words = [pl.lit(f"{where}: "), raw, pl.lit(f" in column {column} is not {what}")]
-        reasons.append(pl.when(wrong if needed is None else wrong & needed).then(pl.concat_str(words)))
+        self.reasons.append(pl.when(wrong if needed is None else wrong & needed).then(pl.concat_str(words)))
         return value
 
-    times = mapping.fields["event_time"]
-    shown = parsed("event_time", times, cells.time(times, mapping.time_unit, types), _unit(mapping))
-    for canonical, column in mapping.fields.items():
-        kind = SCHEMA[canonical]
-        if canonical == "event_time":
-            value = shown
-        elif kind == pl.Int64:
-            value = parsed(canonical, column, cells.whole(column, types), "a whole number")
-        elif kind == pl.Float64:
-            value = parsed(canonical, column, cells.number(column, types), "a number")
-        else:
-            value = cells.text(column, types)
-        picked.append(value.alias(canonical))
-    picked += [
-        pl.lit(value).cast(SCHEMA[canonical]).alias(canonical)
-        for canonical, value in mapping.constants.items()
-    ]
-    if "impression_id" not in mapping.fields and "impression_id" not in mapping.constants:
-        picked.append(pl.format("{}-{}", pl.lit(name), "_row").alias("impression_id"))
-    if mapping.context:
-        texts = [cells.text(column, types).alias(key) for key, column in mapping.context.items()]
-        picked.append(pl.struct(texts).alias("context"))
+    def canonical(self, needed: pl.Expr | None = None) -> dict[str, pl.Expr]:
+        """What fields, constants and context name; numbers must be some only where ``needed`` holds."""
+        found = {}
+        for canonical, column in self.mapping.fields.items():
+            kind = SCHEMA[canonical]
+            if canonical == "event_time":
+                value = self.time
+            elif kind == pl.Int64:
+                whole = cells.whole(column, self.types)
+                value = self.parsed(canonical, column, whole, "a whole number", needed)
+            elif kind == pl.Float64:
+                number = cells.number(column, self.types)
+                value = self.parsed(canonical, column, number, "a number", needed)
+            else:
+                value = cells.text(column, self.types)
+            found[canonical] = value
+        for canonical, constant in self.mapping.constants.items():
+            found[canonical] = pl.lit(constant).cast(SCHEMA[canonical])
+        if self.mapping.context:
+            texts = [
+                cells.text(column, self.types).alias(key) for key, column in self.mapping.context.items()
+            ]
+            found["context"] = pl.struct(texts)
+        return found
+
+    def reason(self) -> pl.Expr:
+        return pl.coalesce(self.reasons).alias("_reason")
+
+
+def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[pl.Expr]:
+    """Canonical columns, ``_reason``, and prepared label columns (``click?``, ``click@``, ``click=``)."""
+    row = _Cells(mapping, types)
+    parsed = row.parsed
+    columns = row.canonical()
+    if "impression_id" not in columns:
+        columns["impression_id"] = pl.format("{}-{}", pl.lit(name), "_row")
+    picked = [pl.col("_row"), *(value.alias(canonical) for canonical, value in columns.items())]
     for action, label in mapping.labels.items():
         where = f"labels.{action}"
         if label.equals is not None:
@@ -256,7 +243,7 @@ def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[
             wait = cells.number(label.delay, types)
             wait = parsed(f"{where}.delay", label.delay, wait, "a number", needed=holds)
             wait_ms = (wait * (cells.PER_US[label.delay_unit] / 1000)).round().cast(pl.Int64, strict=False)
-            picked.append((shown + wait_ms).alias(f"{action}@"))
+            picked.append((row.time + wait_ms).alias(f"{action}@"))
         elif label.time is not None:
             at = cells.time(label.time, mapping.time_unit, types)
             at = parsed(f"{where}.time", label.time, at, _unit(mapping), needed=holds)
@@ -265,7 +252,46 @@ def _impressions(name: str, mapping: ColumnMapping, types: cells.Types) -> list[
             value = cells.number(label.value, types)
             value = parsed(f"{where}.value", label.value, value, "a number", needed=holds)
             picked.append(value.alias(f"{action}="))
-    return [*picked, pl.coalesce(reasons).alias("_reason")]
+    return [*picked, row.reason()]
+
+
+def _events(
+    part: pl.DataFrame,
+    name: str,
+    mapping: ColumnMapping,
+    events: EventsMapping,
+    types: cells.Types,
+    tally: Tally,
+) -> pl.DataFrame:
+    """A batch of event rows: canonical columns and ``_reason``; for `attributed` where they have no ids."""
+    text = cells.text(events.column, types).str.strip_chars().fill_null("")
+    kinds = {text: kind for kind, text in events.texts()}
+    kind = text.replace_strict(kinds, default=None, return_dtype=pl.String)
+    part = part.with_columns(text.alias(_TYPE), kind.alias(_KIND))
+    other = pl.col(_KIND).is_null() & (pl.col(_TYPE) != "")
+    for what, count in part.filter(other)[_TYPE].value_counts(sort=True).iter_rows():
+        tally.leave_out(what if what in tally.left_out or len(tally.left_out) < _NAMED else _OTHERS, count)
+    shown = pl.col(_KIND) == IMPRESSION
+    acted = pl.col(_KIND) != IMPRESSION
+    row = _Cells(mapping, types)
+    untyped = pl.lit(f"column {events.column} is empty: no type of event")
+    row.reasons.append(pl.when(pl.col(_TYPE) == "").then(untyped))
+    columns = row.canonical(needed=shown)
+    if events.value is not None:
+        value = cells.number(events.value, types)
+        value = row.parsed("events.value", events.value, value, "a number", needed=acted)
+        columns["value"] = pl.when(acted).then(value)
+    if "impression_id" in columns:
+        columns = {
+            canonical: value if canonical in _OF_ACTIONS else pl.when(shown).then(value)
+            for canonical, value in columns.items()
+        }
+        columns["event"] = pl.when(shown).then(pl.lit(IMPRESSION)).when(acted).then(pl.lit(ACTION))
+        columns["action"] = pl.when(acted).then(_KIND)
+    else:
+        columns["kind"] = pl.col(_KIND)
+    picked = [value.alias(canonical) for canonical, value in columns.items()]
+    return part.filter(~other).select("_row", *picked, row.reason())
 
 
 def _labels(mapping: ColumnMapping) -> list[Label]:
@@ -282,19 +308,3 @@ def _labels(mapping: ColumnMapping) -> list[Label]:
 
 def _unit(mapping: ColumnMapping) -> str:
     return "an ISO 8601 time" if mapping.time_unit == "iso" else f"a number of {mapping.time_unit}"
-
-
-def _table(value: object) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _known(path: Path, where: str, found: Iterable[str], allowed: Iterable[str]) -> None:
-    allowed = list(allowed)
-    for name in found:
-        if name not in allowed:
-            raise MappingError(f"{path}: {where}{name} is not a field; allowed are {', '.join(allowed)}")
-
-
-def _one_of(path: Path, field: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise MappingError(f"{path}: {field} is {value!r}; allowed are {', '.join(allowed)}")
