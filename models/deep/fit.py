@@ -28,6 +28,8 @@ from models.deep.samples import Encoder, Samples, choose_encoder
 
 EMBEDDING_SIZE = 8
 LAYER_SIZE = 64
+#: A hidden unit's standard deviation over its root mean square; below, it counts as constant.
+LEAST_SPREAD = 0.05
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,7 @@ def export(fitted: Fitted, folder: str | PathLike[str], training: Training) -> M
     tensors = {
         name: state[name] for name in ("layer_1.weight", "layer_1.bias", "layer_2.weight", "layer_2.bias")
     }
+    tensors["layer_2.center"] = state["center"]
     tensors["head.weight"], tensors["head.bias"] = state["head.weight"][0], state["head.bias"]
     looked_up = [*encoder.buckets, *(f for f in ("position", "hour") if f in encoder.fields)]
     for k, field in enumerate(looked_up):
@@ -195,13 +198,18 @@ def _tensors(encoder: Encoder, samples: Samples) -> tuple[torch.Tensor, torch.Te
 
 
 def _standardise(network: Network, index: torch.Tensor, price: torch.Tensor) -> None:
-    """Scale hidden units to standard deviation 1 and the head inversely; the function stays the same.
+    """Give hidden units mean 0 and standard deviation 1; the head makes up for it, the function stays.
 
-    ReLU commutes with positive scales. One prior precision then means the same for every unit and trunk.
+    One prior precision then means the same for every unit and trunk, and the bias alone moves the level. A
+    unit that hardly varies beside its size is not blown up: its noise would outweigh the units that learned.
     """
     with torch.no_grad():
-        spread = network.hidden(index[-50_000:], price[-50_000:]).std(dim=0, correction=0)
-        scale = torch.where(spread > 1e-6, 1.0 / spread, torch.ones_like(spread))
+        hidden = network.hidden(index[-50_000:], price[-50_000:])
+        mean, spread = hidden.mean(dim=0), hidden.std(dim=0, correction=0)
+        least = LEAST_SPREAD * torch.sqrt(mean**2 + spread**2)
+        scale = torch.where(spread > 1e-6, 1.0 / torch.maximum(spread, least), torch.ones_like(spread))
         network.layer_2.weight.mul_(scale[:, None])
         network.layer_2.bias.mul_(scale)
+        network.center.copy_(mean * scale)
         network.head.weight.div_(scale)
+        network.head.bias.add_(network.head.weight @ network.center)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "trunk.safetensors"
 

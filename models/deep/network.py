@@ -15,8 +15,11 @@ from torch import nn
 class Network(nn.Module):
     """``rows[f]`` is the number of embedding rows of field f; row 0 of an id field is the unknown id.
 
-    Embeddings start at zero, so that a row that training never saw adds nothing.
+    Embeddings start at zero, so that a row that training never saw adds nothing. ``center`` (d,), zero while
+    training, is taken off the hidden units.
     """
+
+    center: torch.Tensor
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Network(nn.Module):
         self.price = price
         self.layer_1 = nn.Linear(embedding_size * len(rows) + price, layer_size)
         self.layer_2 = nn.Linear(layer_size, hidden_size)
+        self.register_buffer("center", torch.zeros(hidden_size))
         self.head = nn.Linear(hidden_size, 1)
         nn.init.constant_(self.head.bias, float(torch.logit(torch.tensor(base_rate, dtype=torch.float64))))
 
@@ -47,7 +51,8 @@ class Network(nn.Module):
         if self.price:
             parts.append(price[:, None])
         layer = torch.relu(self.layer_1(torch.cat(parts, dim=1)))
-        return torch.relu(self.layer_2(layer))
+        hidden: torch.Tensor = torch.relu(self.layer_2(layer)) - self.center
+        return hidden
 
     def forward(self, index: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
         """Log odds of a click (n,)."""

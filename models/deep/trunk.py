@@ -88,6 +88,7 @@ class Trunk:
         self._price_scaling = (manifest.price_mean, manifest.price_scale)
         self._weight = tensors["layer_2.weight"].astype(np.float32).T.copy()
         self._bias = tensors["layer_2.bias"].astype(np.float32)
+        self._center = tensors["layer_2.center"].astype(np.float32)
         self._fold(manifest, tensors)
 
     @classmethod
@@ -116,7 +117,7 @@ class Trunk:
         return cls(manifest, tensors)
 
     def hidden(self, columns: Columns, n: int) -> Float32Array:
-        """The last hidden layer (n, d) of ``n`` impressions.
+        """The last hidden layer (n, d) of ``n`` impressions; mean 0 and deviation 1 where it was trained.
 
         ``columns``: ``user_id``, ``item_id``, ``category_id``, ``shop_id`` (strings), ``position`` (int),
         ``price`` (float), ``event_time`` (ms UTC), and ``context`` (dicts or None; may be absent). Only
@@ -144,6 +145,7 @@ class Trunk:
         hidden = (layer.reshape(-1, _BLOCK, layer.shape[1]) @ self._weight).reshape(-1, self.hidden_size)[:n]
         hidden += self._bias
         np.maximum(hidden, 0.0, out=hidden)
+        hidden -= self._center
         return hidden
 
     def frozen_logit(self, hidden: Float32Array) -> FloatArray:
@@ -189,6 +191,7 @@ def _check(manifest: Manifest, tensors: _Tensors, path: Path) -> None:
         "layer_1.bias": (layer,),
         "layer_2.weight": (hidden, layer),
         "layer_2.bias": (hidden,),
+        "layer_2.center": (hidden,),
         "head.weight": (hidden,),
         "head.bias": (1,),
     }

@@ -43,6 +43,7 @@ def write_trunk(
         "layer_1.bias": normal(16),
         "layer_2.weight": normal(8, 16),
         "layer_2.bias": normal(8),
+        "layer_2.center": normal(8),
         "head.weight": normal(8),
         "head.bias": normal(1),
     }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.deep.fit import Fitted, Options, export, fit
+from models.deep.fit import Fitted, Options, _standardise, export, fit
 from models.deep.manifest import Training
 from models.deep.samples import MIN_COUNT, Samples, choose_encoder
 from models.deep.trunk import Trunk
@@ -80,13 +80,37 @@ def test_it_learns_what_the_log_holds(fitted: Fitted) -> None:
     assert fitted.validation_log_loss < -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
 
 
-def test_hidden_units_have_standard_deviation_one(fitted: Fitted, tmp_path: Path) -> None:
+def test_hidden_units_have_mean_zero_and_standard_deviation_one(fitted: Fitted, tmp_path: Path) -> None:
     """One prior precision then means the same for every unit of every trunk."""
     export(fitted, tmp_path, TRAINING)
-    spread = Trunk.load(tmp_path).hidden(log().columns, N).std(axis=0)
-    alive = spread > 1e-6
+    hidden = Trunk.load(tmp_path).hidden(log().columns, N)
+    alive = hidden.std(axis=0) > 1e-6
     assert alive.any()
-    np.testing.assert_allclose(spread[alive], 1.0, atol=0.1)
+    np.testing.assert_allclose(hidden.std(axis=0)[alive], 1.0, atol=0.1)
+    np.testing.assert_allclose(hidden.mean(axis=0), 0.0, atol=0.1)
+
+
+def test_a_unit_that_hardly_varies_stays_small() -> None:
+    """Failure: a unit of 549 +- 1 is given to the last layer, and one click moves every score by its square.
+
+    Mechanism: one unit is almost constant, and its noise is the head's largest input. Required: all units
+    stay of order one, the almost constant one well below it, and the log odds are those of before.
+    """
+    samples = log()
+    network = fit(samples, Options(hidden_size=8, epochs=1)).network
+    encoder = choose_encoder(samples)
+    index = torch.from_numpy(encoder.index(samples.columns, N))
+    price = torch.from_numpy(encoder.price(samples.columns, N))
+    with torch.no_grad():
+        network.center.zero_()
+        network.layer_2.weight[3].mul_(0.01)
+        network.layer_2.bias[3] = 50.0
+        before = network(index, price)
+        _standardise(network, index, price)
+        hidden, after = network.hidden(index, price), network(index, price)
+    np.testing.assert_allclose(after.numpy(), before.numpy(), atol=1e-3)
+    assert float(hidden.mean(dim=0).abs().max()) < 0.01 and float(hidden.std(dim=0).max()) < 1.1
+    assert 0.0 < float(hidden[:, 3].std()) < 0.1
 
 
 def test_one_seed_gives_one_trunk(tmp_path: Path) -> None:
