@@ -13,6 +13,7 @@ before the first that is not acknowledged. An app that keeps offsets in its own 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -24,6 +25,8 @@ from faust.types import TP, ConsumerMessage, Message
 
 #: How long to wait for room when every partition's buffer is full (Faust's own wait is a second).
 FULL_WAIT_S = 0.01
+#: A partition's end is known for this long after a fetch. Twice the longest wait of one (Faust's 1.5 s).
+ANSWER_S = 3.0
 
 
 class PartitionBatch(NamedTuple):
@@ -205,9 +208,14 @@ class Consumer(driver.Consumer):
         return 0 if state is None else max(int(state.highwater - state.position), 0)
 
     def at_end(self, tp: TP) -> bool:
-        """Whether the partition was read to its end and agents are done with all of it."""
+        """Whether the partition was read to its end and agents are done with all of it.
+
+        False while the broker does not answer: nobody knows then where the end is.
+        """
         state = self._fetch_state(tp)
         if state is None or state.position < state.highwater:
+            return False
+        if time.time() - (state.timestamp or 0) / 1000.0 > ANSWER_S:
             return False
         return all(message is None for _, message in self._settled(tp))
 

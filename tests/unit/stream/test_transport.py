@@ -4,17 +4,20 @@ offsets has others committed for it, or when topics that did not ask for batches
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import aiokafka.codec
 import faust
 import pytest
 from faust.types import TP
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stream.transport import Consumer, PartitionBatch, batch_topic
+from stream.transport import ANSWER_S, Consumer, PartitionBatch, batch_topic
 
 BATCHED, PLAIN = TP("batched", 0), TP("plain", 0)
 OTHER = TP("batched", 1)
@@ -311,3 +314,26 @@ async def test_partitions_that_the_owner_holds_back_are_not_fetched(
     consumer.app.offsets = Owner()
     await consumer._wait_next_records(0.1)
     assert asked == [{BATCHED, OTHER}, {BATCHED}]
+
+
+# -- the end of a partition
+
+
+async def test_an_end_is_known_while_the_broker_answers(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: an outage counts as silence, time runs on, and the backlog comes late."""
+    now = time.time() * 1000.0
+    state = SimpleNamespace(position=5, highwater=5, timestamp=now)
+    monkeypatch.setattr(consumer, "_fetch_state", lambda tp: state)
+    assert consumer.at_end(BATCHED)
+    state.timestamp = now - 2000.0 * ANSWER_S
+    assert not consumer.at_end(BATCHED)
+    state.timestamp, state.highwater = now, 6
+    assert not consumer.at_end(BATCHED)
+
+
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_that_a_producer_may_choose_can_be_read(codec: str) -> None:
+    """Failure: a producer sets ``compression.type`` and every worker stops at its first batch."""
+    assert getattr(aiokafka.codec, f"has_{codec}")()
