@@ -22,7 +22,6 @@ from faust.types import TP
 from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
-from models.online.river_learner import RIVER_MODELS
 from models.weights import WeightsError
 from state.store import Store
 from stream.decode import Refused
@@ -30,7 +29,7 @@ from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
-from stream.scenario import Scenario, ScenarioError, home
+from stream.scenario import Scenario, home
 from stream.timeline import Source
 from stream.transport import PartitionBatch
 
@@ -96,12 +95,6 @@ class Runtime:
     def _open(self) -> Engine:
         # BLAS results depend on the number of threads; a state must not depend on the machine's cores.
         threadpool_limits(1, "blas")
-        unknown = [name for name in self.scenario.learners.river if name not in RIVER_MODELS]
-        if unknown:
-            raise ScenarioError(
-                f"learners.river has {', '.join(map(repr, unknown))}; "
-                f"allowed are {', '.join(sorted(RIVER_MODELS))}"
-            )
         trunk = resolve_trunk(self.scenario.trunk, home())
         self._engine = Engine(self.scenario, Store(self.state_folder, synced=True), trunk, self.worker_id)
         return self._engine
@@ -207,9 +200,9 @@ class Runtime:
         self.metrics.tick.observe(time.monotonic() - started)
 
     def _advance(self, ends: Mapping[Source, bool]) -> None:
-        engine = self.engine
+        engine, now = self.engine, time.monotonic()
         for source, at_end in ends.items():
-            engine.timeline.set_at_end(source, at_end)
+            engine.timeline.set_at_end(source, at_end, now)
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 

@@ -20,6 +20,8 @@ NAME = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z"
 TopicName = Annotated[str, msgspec.Meta(pattern=NAME)]
 
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
+#: Names of River learners, those of ``models.online.river_learner``: to read a scenario needs no River.
+RIVER_LEARNERS = ("ftrl", "logistic", "sgd")
 _SERVER = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
@@ -113,6 +115,13 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     learners: Learners = msgspec.field(default_factory=Learners)
 
     def __post_init__(self) -> None:
+        unknown = [name for name in self.learners.river if name not in RIVER_LEARNERS]
+        if unknown:
+            raise ValueError(
+                f"learners.river has {', '.join(map(repr, unknown))}; allowed are {', '.join(RIVER_LEARNERS)}"
+            )
+        if len(set(self.learners.river)) < len(self.learners.river):
+            raise ValueError("learners.river must not repeat a name")
         times = self.times
         if times.join_limit_s < times.label_window_s:
             raise ValueError(

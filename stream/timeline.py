@@ -152,11 +152,17 @@ class Timeline:
         lane.heard = now
         lane.position.promised = max(lane.position.promised, watermark)
 
-    def set_at_end(self, source: Source, at_end: bool) -> None:
-        """Whether everything that the broker has of a source has been put here."""
+    def set_at_end(self, source: Source, at_end: bool, now: float) -> None:
+        """Whether everything that the broker has of a source has been put here, as far as it says so now.
+
+        Silence counts from the moment that it is known: a broker that did not answer may have had events.
+        """
         lane = self._lanes.get(source)
-        if lane is not None:
-            lane.at_end = at_end
+        if lane is None:
+            return
+        if at_end and not lane.at_end:
+            lane.heard = max(lane.heard, now)
+        lane.at_end = at_end
 
     def watermark(self, now: float) -> int:
         """Event time (ms) up to which the input is complete; never goes back."""

@@ -7,8 +7,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from models.online.river_learner import RIVER_MODELS
 from stream.scenario import (
     DEFAULT_BOOTSTRAP,
+    RIVER_LEARNERS,
     Features,
     Scenario,
     ScenarioError,
@@ -142,6 +144,8 @@ def test_an_empty_worker_id_is_the_default(given: str, used: str, monkeypatch: p
         ("[learners]\nfeature_prior_precision = 1e10", "$.learners.feature_prior_precision", "<= 1000000000"),
         ("[learners]\nhalf_life_s = 0", "$.learners.half_life_s", "> 0"),
         ("[learners]\nriver = [1]", "$.learners.river", "`str`"),
+        ("[learners]\nriver = ['forest']", "learners.river has 'forest'", "ftrl, logistic, sgd"),
+        ("[learners]\nriver = ['sgd', 'sgd']", "learners.river", "repeat"),
         ("[learners]\nriver_samples_per_tick = 0", "$.learners.river_samples_per_tick", ">= 1"),
         ("times = 1", "$.times", "`object`"),
     ],
@@ -221,3 +225,7 @@ def test_half_lives_must_differ_also_in_their_names(tmp_path: Path, values: str)
 def test_a_half_life_far_below_a_tick_is_refused(tmp_path: Path, text: str, says: str) -> None:
     """Within one tick counts would fade to nothing but rounding errors."""
     assert f"{says} must be at least a tenth of times.tick_s" in refused(tmp_path, text)
+
+
+def test_the_river_learners_of_a_scenario_are_those_that_there_are() -> None:
+    assert sorted(RIVER_LEARNERS) == sorted(RIVER_MODELS)

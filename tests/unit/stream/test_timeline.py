@@ -84,7 +84,7 @@ def test_a_silent_source_holds_back_until_it_is_known_to_be_at_its_end() -> None
     put(one, A, [2000])
     put(one, B, [8000], now=9.0)
     assert one.watermark(10.0) == 1000
-    one.set_at_end(A, True)
+    one.set_at_end(A, True, 0.0)
     assert one.watermark(11.0) == 7000
 
 
@@ -92,7 +92,7 @@ def test_after_a_silence_of_all_the_first_to_speak_does_not_leave_the_others_beh
     one = timeline(A, B)
     for source in (A, B):
         put(one, source, [1000], now=0.0)
-        one.set_at_end(source, True)
+        one.set_at_end(source, True, 0.0)
     put(one, B, [9000], first=1, now=100.0)
     assert one.watermark(100.1) < 8000, "A was silent as long as B and may have as much to say"
     assert one.watermark(102.0) == 8000
@@ -102,7 +102,7 @@ def test_at_its_end_a_source_still_holds_back_until_it_has_been_silent_long_enou
     one = timeline(A, B)
     put(one, A, [2000], now=10.0)
     put(one, B, [8000], now=10.0)
-    one.set_at_end(A, True)
+    one.set_at_end(A, True, 0.0)
     assert one.watermark(11.9) == 1000
     assert one.watermark(12.0) == 7000
 
@@ -112,16 +112,28 @@ def test_where_all_are_silent_the_watermark_moves_on_with_the_wall_clock() -> No
     put(one, A, [2000], now=1.0)
     put(one, B, [8000], now=2.0)
     for source in (A, B):
-        one.set_at_end(source, True)
+        one.set_at_end(source, True, 0.0)
     assert one.watermark(4.0) == 7000
     assert one.watermark(9.5) == 12_500
-    one.set_at_end(A, False)
+    one.set_at_end(A, False, 0.0)
     assert one.watermark(9.5) == 12_500
+
+
+def test_an_outage_is_no_silence() -> None:
+    """Failure: while the broker does not answer, time runs on, and all that waited behind it comes late."""
+    one = timeline(A)
+    put(one, A, [10_000])
+    one.set_at_end(A, True, 0.0)
+    one.set_at_end(A, False, 1.0)
+    assert one.watermark(now=100.0) == 10_000 - LATENESS
+    one.set_at_end(A, True, 100.0)
+    assert one.watermark(now=100.0 + IDLE / 2) == 10_000 - LATENESS
+    assert one.watermark(now=100.0 + IDLE + 2.0) == 10_000 - LATENESS + 2_000
 
 
 def test_without_any_event_silence_moves_nothing() -> None:
     one = timeline(A)
-    one.set_at_end(A, True)
+    one.set_at_end(A, True, 0.0)
     assert one.watermark(1e6) == NEVER
 
 
@@ -172,7 +184,7 @@ def test_a_revoked_source_drops_its_buffer_and_no_longer_counts() -> None:
     assert one.sources() == [A]
     assert one.buffered == 1
     assert one.watermark(0.0) == 4000
-    one.set_at_end(B, True)
+    one.set_at_end(B, True, 0.0)
 
 
 # -- holding back
@@ -208,7 +220,7 @@ def test_what_holds_the_watermark_is_never_held_back(
         put(one, source, times, first=ends[source])
         ends[source] += len(times)
     for source in at_end:
-        one.set_at_end(source, True)
+        one.set_at_end(source, True, 0.0)
     held = one.ahead(limit, now)
     before = one.watermark(now)
     for source in held:
@@ -277,10 +289,10 @@ def test_after_a_restart_the_watermark_waits_for_open_events_to_be_read_again() 
 def test_open_events_that_the_topic_no_longer_has_do_not_stop_time() -> None:
     again = Timeline(LATENESS, IDLE)
     again.assign(A, Position(end=9, open_ranges=[(3, 4)], newest=5000, promised=NEVER), 0.0)
-    again.set_at_end(A, True)
+    again.set_at_end(A, True, 0.0)
     assert again.watermark(IDLE) == 4000
     put(again, A, [9000], first=20)
-    again.set_at_end(A, False)
+    again.set_at_end(A, False, 0.0)
     assert again.positions()[A].open_ranges == [(20, 20)]
     assert again.watermark(IDLE) == 8000
 
