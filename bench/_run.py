@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
 import sys
 import uuid
 from collections.abc import Iterator
@@ -58,12 +57,7 @@ class Run:
         """Topics with the first ``limit`` events, or with all of them and the watermarks behind."""
         topics = self.topics(part)
         scenario = msgspec.structs.replace(self.scenario, topics=topics)
-        # The player takes SIGTERM for itself and leaves the default behind.
-        handler = signal.getsignal(signal.SIGTERM)
-        try:
-            played = play(self.log, scenario, self.bootstrap, limit=limit, watermark=limit is None)
-        finally:
-            signal.signal(signal.SIGTERM, handler)
+        played = play(self.log, scenario, self.bootstrap, limit=limit, watermark=limit is None)
         if played.interrupted:
             raise BenchError("interrupted while the topics were filled")
         return topics, played

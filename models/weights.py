@@ -105,7 +105,7 @@ def decode_weights(data: bytes) -> Weights:
     """Read and check a message. Raises ``WeightsError`` with the reason."""
     try:
         weights = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"not a weights message: {error}") from error
     if weights.schema_version != SCHEMA_VERSION:
         raise WeightsError(f"schema version {weights.schema_version}, this build reads {SCHEMA_VERSION}")

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -318,21 +318,22 @@ def prepare(bootstrap: str, scenario: Scenario) -> None:
 
 
 class _interrupts:  # noqa: N801 - used as a verb
-    """Within it the first SIGINT or SIGTERM calls ``stop``; a second SIGINT interrupts as usual."""
+    """Within it the first SIGINT or SIGTERM calls ``stop``; a second one does what it did before."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
-        self._installed: list[signal.Signals] = []
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         for name in (signal.SIGINT, signal.SIGTERM):
+            before = signal.getsignal(name)
             try:
                 loop.add_signal_handler(name, self._once, loop)
             except (RuntimeError, ValueError):
                 # Not the main thread, or an event loop without signals (Windows): Ctrl-C raises there.
                 return
-            self._installed.append(name)
+            self._before[name] = before
 
     def _once(self, loop: asyncio.AbstractEventLoop) -> None:
         self._stop()
@@ -342,5 +343,9 @@ class _interrupts:  # noqa: N801 - used as a verb
         self._remove(asyncio.get_running_loop())
 
     def _remove(self, loop: asyncio.AbstractEventLoop) -> None:
-        while self._installed:
-            loop.remove_signal_handler(self._installed.pop())
+        while self._before:
+            name, before = self._before.popitem()
+            loop.remove_signal_handler(name)
+            # The loop leaves Python's default behind; None is a handler that Python did not install.
+            if before is not None:
+                signal.signal(name, before)

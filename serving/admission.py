@@ -18,10 +18,6 @@ from models.weights import SCHEMA_VERSION, FeatureScheme, Head, Weights, Weights
 from state.formulas import COUNTS, GLOBAL, TABLES, feature_names
 
 TASK = "ctr"
-#: What decoders raise besides their own errors: text that is not UTF-8, deep nesting. Not refused here, one
-#: such record would stop its feed for as long as it stands in the topic.
-_NOT_TEXT = (UnicodeDecodeError, RecursionError)
-
 #: ``undecodable``: not a weights message; ``schema``: of another schema version; ``key``: the record's
 #: key is not the message's; ``trunk_hash``, ``feature_list``, ``feature_scheme``: made for another
 #: scorer; ``head``: the head's parts do not fit together; ``not_finite``: NaN or infinity in it;
@@ -75,7 +71,7 @@ def read(data: bytes, key: bytes | None) -> Weights | Refused:
     """The weights in a record of the weights topic, or why they are none."""
     try:
         weights = decode_weights(data)
-    except (WeightsError, *_NOT_TEXT) as error:
+    except WeightsError as error:
         return Refused("undecodable" if _schema_version(data) == SCHEMA_VERSION else "schema", str(error))
     if key != weights.key:
         # Compaction would keep it beside, or instead of, another source's weights.
@@ -163,5 +159,5 @@ class _OnlySchema(msgspec.Struct):
 def _schema_version(data: bytes) -> int:
     try:
         return msgspec.json.decode(data, type=_OnlySchema).schema_version
-    except (msgspec.MsgspecError, *_NOT_TEXT):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return SCHEMA_VERSION

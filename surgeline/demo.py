@@ -236,7 +236,7 @@ def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
     info = log.info()
     span_s = ((info.last_ms or 0) - (info.first_ms or 0)) / 1000.0
     speed = max(span_s / seconds, 0.01)
-    with _kept_signals(), Display(path.stem, info, None) as display:
+    with Display(path.stem, info, None) as display:
         report = replay(
             log,
             load_scenario(place.folder / "scenario.toml"),

@@ -10,16 +10,14 @@ import signal
 
 import pytest
 
-from surgeline.demo import SIGNALS, _Interrupted, _interruptible, _kept_signals
+from replay.player import _interrupts
+from surgeline.demo import SIGNALS, _Interrupted, _interruptible
 
 
 async def handles_signals_itself() -> None:
     """As the player does."""
-    loop = asyncio.get_running_loop()
-    for number in SIGNALS:
-        loop.add_signal_handler(number, lambda: None)
-    for number in SIGNALS:
-        loop.remove_signal_handler(number)
+    with _interrupts(lambda: None):
+        pass
 
 
 @pytest.mark.skipif(os.name != "posix", reason="event loops of Windows handle no signals")
@@ -28,8 +26,7 @@ def test_a_signal_after_a_replay_is_still_the_demos(number: signal.Signals) -> N
     """A second one, while everything ends, changes nothing."""
     before = [signal.getsignal(one) for one in SIGNALS]
     with pytest.raises(_Interrupted), _interruptible():
-        with _kept_signals():
-            asyncio.run(handles_signals_itself())
+        asyncio.run(handles_signals_itself())
         try:
             signal.raise_signal(number)
         finally:
