@@ -16,7 +16,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 
 from state.store import Store
 from stream.events import DeadLetter
-from stream.scenario import Learners, Scenario
+from stream.scenario import Scenario
 from tests.integration.harness import (
     T0,
     TIMES,
@@ -230,9 +230,10 @@ def test_logged_features_win(broker: str, scenario_factory: Callable[..., Scenar
         ("[times]\nidle_s = -1.0\n", ["> 0", "$.times.idle_s"]),
         ("[topics]\nweights = 'a b'\n", ["A-Za-z0-9._-", "$.topics.weights"]),
         ("[times]\njoin_limit_s = 1.0\n", ["times.join_limit_s (1)", "times.label_window_s (5)"]),
+        ("[learners]\nriver = ['forest']\n", ["learners.river", "'forest'", "ftrl, logistic, sgd"]),
         ("[times\n", ["not TOML"]),
     ],
-    ids=["unknown field", "unknown table", "range", "pattern", "two fields", "syntax"],
+    ids=["unknown field", "unknown table", "range", "pattern", "two fields", "unknown learner", "syntax"],
 )
 def test_a_broken_scenario_is_one_line(text: str, fragments: list[str], tmp_path: Path) -> None:
     """Failure: a wall of traceback, or a worker that runs with a default instead.
@@ -276,10 +277,9 @@ def test_what_a_worker_cannot_start_with_is_one_line(
 ) -> None:
     """Failure: a wall of traceback, a worker that hangs, or one that damages what it found.
 
-    Mechanism: a trunk that is no trunk, a learner that does not exist, a state folder that another worker
-    has, one of other settings, one that is no RocksDB, source topics that differ in partitions, a web port
-    that another worker has. Required:
-    status 1 and one line that says what is wrong and what to do; the worker that runs goes on.
+    Mechanism: a trunk that is no trunk, a state folder that another worker has, one of other settings, one
+    that is no RocksDB, source topics that differ in partitions, a web port that another worker has.
+    Required: status 1 and one line that says what is wrong and what to do; the worker that runs goes on.
     """
     scenario = scenario_factory(times=TIMES)
     trunk = tmp_path / "trunk"
@@ -297,10 +297,6 @@ def test_what_a_worker_cannot_start_with_is_one_line(
     try:
         cases: list[tuple[Scenario, list[str]]] = [
             (msgspec.structs.replace(scenario, name="no-trunk", trunk=str(trunk)), [str(trunk)]),
-            (
-                msgspec.structs.replace(scenario, name="no-learner", learners=Learners(river=["forest"])),
-                ["learners.river", "'forest'", "ftrl, logistic, sgd"],
-            ),
             (
                 msgspec.structs.replace(scenario, name="odd", topics=odd),
                 [odd.actions, "4 partitions", "has 3"],
