@@ -163,7 +163,7 @@ def add_agents(app: SurgelineApp) -> None:
     @app.task
     async def drive() -> None:
         try:
-            await runtime.drive()
+            await runtime.drive(app.consumer)
         except Exception as error:
             await app.crash(error)
             raise

@@ -40,6 +40,8 @@ T = TypeVar("T")
 ADVANCE_BUDGET_S = 0.25
 #: How long to wait for events when no tick is due.
 IDLE_WAIT_S = 0.05
+#: How often the partitions' ends are looked at.
+LOOK_S = 0.5
 #: Events that a partition may buffer while it is ahead of the others.
 BUFFER_LIMIT = 30_000
 #: Allocations and younger collections between two garbage collections of each generation.
@@ -142,18 +144,27 @@ class Runtime:
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 
-    async def drive(self) -> None:
-        """Run the ticks that are left when events come faster than one fetch's turn works off."""
+    async def drive(self, consumer: Any) -> None:
+        """Run the ticks that are left when events come faster than one fetch's turn works off.
+
+        Looks at the partitions' ends, too: the tick cannot, while it waits for a broker that does not answer.
+        """
+        looked = 0.0
         while not self._stopping:
-            ran = await self._call(self._step)
+            ends: dict[Source, bool] = {}
+            if time.monotonic() - looked >= LOOK_S:
+                looked, ends = time.monotonic(), self._ends(consumer)
+            ran = await self._call(self._step, ends)
             await asyncio.sleep(0 if ran else IDLE_WAIT_S)
 
-    def _step(self) -> int:
+    def _step(self, ends: Mapping[Source, bool]) -> int:
+        return 0 if self._engine is None else self._advance(ends)
+
+    def _ends(self, consumer: Any) -> dict[Source, bool]:
+        """Which sources are known to be read to their end."""
         if self._engine is None:
-            return 0
-        ran = self._engine.advance(ADVANCE_BUDGET_S)
-        self._align()
-        return ran
+            return {}
+        return {source: consumer.at_end(self._tp(source)) for source in self._engine.timeline.sources()}
 
     def _align(self) -> None:
         ahead = self.engine.timeline.ahead(BUFFER_LIMIT, time.monotonic())
@@ -165,7 +176,7 @@ class Runtime:
         """One wall-clock second. ``consumer`` is the transport's; None where it is gone already."""
         started = time.monotonic()
         if consumer is not None:
-            ends = {source: consumer.at_end(self._tp(source)) for source in self.engine.timeline.sources()}
+            ends = self._ends(consumer)
             await self._call(self._advance, ends)
             for source in ends:
                 tp = self._tp(source)
@@ -199,12 +210,13 @@ class Runtime:
             self.metrics.weights_bytes.set(size)
         self.metrics.tick.observe(time.monotonic() - started)
 
-    def _advance(self, ends: Mapping[Source, bool]) -> None:
+    def _advance(self, ends: Mapping[Source, bool]) -> int:
         engine, now = self.engine, time.monotonic()
         for source, at_end in ends.items():
             engine.timeline.set_at_end(source, at_end, now)
-        engine.advance(ADVANCE_BUDGET_S)
+        ran = engine.advance(ADVANCE_BUDGET_S)
         self._align()
+        return ran
 
     def _checkpoint(self, created_at: int) -> tuple[Any, dict[Source, int], list[tuple[str, str, bytes]]]:
         engine = self.engine

@@ -221,7 +221,8 @@ class Consumer(driver.Consumer):
 
     def _fetch_state(self, tp: TP) -> Any | None:
         """aiokafka's state of an assigned partition whose position and end are known."""
-        subscription = self._thread._ensure_consumer()._subscription.subscription
+        consumer = self._thread._consumer
+        subscription = consumer and consumer._subscription.subscription
         assignment = subscription and subscription.assignment
         if not assignment or tp not in assignment.tps:
             return None

@@ -302,6 +302,28 @@ def test_a_paused_broker_is_waited_for(
     assert state.digest == rehearse(scenario, broker, tmp_path / "rehearsed").digest
 
 
+def test_an_outage_of_the_broker_makes_nothing_late(
+    running_broker: brokers.Broker, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: while no broker answers, silence moves the ticks on, and the backlog comes behind them.
+
+    Mechanism: the broker stops for longer than the silence that would do so. Required: nothing is late.
+    """
+    scenario = scenario_factory(times=msgspec.structs.replace(TIMES, idle_s=8.0))
+    worker = Worker(scenario, running_broker.bootstrap, tmp_path).ready()
+    try:
+        processes = ProcessFaults(["broker_pause=20s:14s"], broker_pid=broker_pid(running_broker))
+        log = Sale(SHOWN, 60.0)
+        report = play(log, scenario, running_broker.bootstrap, rate=300, processes=processes)
+        totals = finished(worker, report)["totals"]
+    finally:
+        worker.end()
+    assert all("paused 1 (process" in line for line in processes.lines())
+    assert totals["impressions"] == totals["samples"] == SHOWN
+    assert {name: totals[name] for name in log.info().by_action} == log.info().by_action
+    assert totals["late"] == 0
+
+
 def test_a_killed_worker_leaves_no_trace_among_other_faults(
     broker: str, scenario_factory: Factory, tmp_path: Path, sale: Sale
 ) -> None:
