@@ -327,17 +327,6 @@ def _ignore_interrupts() -> None:
 
 
 @contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Signals are as they were afterwards: an event loop that handled them leaves Python's own behind."""
-    kept = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise ``_Interrupted`` in the main thread, once; cleaning up is not interrupted."""
 
@@ -345,7 +334,9 @@ def _interruptible() -> Iterator[None]:
         _ignore_interrupts()
         raise _Interrupted
 
-    with _kept_signals():
-        for number in SIGNALS:
-            signal.signal(number, interrupt)
+    kept = {number: signal.signal(number, interrupt) for number in SIGNALS}
+    try:
         yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

@@ -7,7 +7,7 @@ popularity with noise, the oracle knows the true click probability, a live score
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
@@ -18,7 +18,6 @@ LOGGED_NOISE = 1.0
 
 #: What a ranking is meant to bring: clicks, or what they are expected to sell.
 Objective = Literal["clicks", "revenue"]
-OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 class RankError(ReplayError, ValueError):
