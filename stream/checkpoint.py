@@ -17,12 +17,23 @@ _PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
 
 
 class Totals(msgspec.Struct):
-    """What the engine has done since its state began; part of every checkpoint."""
+    """What the engine has done since its state began; part of every checkpoint.
+
+    ``late``: events behind what was done when they came. ``ahead``: events ahead of the clock, which wait
+    for their time. ``older_logs``: how often the whole input went back in time. ``rewound`` records were
+    read again because the state was older than its own commit; ``lost`` ones were gone from the topic
+    before they were read; ``done_twice`` were done here and, after a move, by another worker.
+    """
 
     impressions_read: int = 0
     actions_read: int = 0
     refused: int = 0
     late: int = 0
+    ahead: int = 0
+    older_logs: int = 0
+    rewound: int = 0
+    lost: int = 0
+    done_twice: int = 0
     ticks: int = 0
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
 

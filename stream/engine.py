@@ -26,6 +26,7 @@ from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, read_progress, write_progress
 from stream.decode import Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
+from stream.notices import Notices
 from stream.scenario import Scenario
 from stream.tick_log import TickLog
 from stream.timeline import NEVER, Position, Source, Taken, Timeline
@@ -77,6 +78,7 @@ class Engine:
         self._feature_index = {name: i for i, name in enumerate(self.features.names)}
         self.timeline = Timeline(round(times.lateness_s * 1000), times.idle_s)
         self.totals = Totals()
+        self.notices = Notices()
         self.version = 0
         self.done_until = NEVER
         self.labels_until = NEVER

@@ -104,6 +104,11 @@ class Timeline:
         """Events that wait for the watermark."""
         return sum(lane.buffered for lane in self._lanes.values())
 
+    @property
+    def waiting_ahead(self) -> int:
+        """Events that are ahead of the clock and wait for their time."""
+        return 0
+
     def assign(self, source: Source, position: Position, now: float) -> None:
         """Begin (again) with a source at a position; what was buffered for it is dropped."""
         self._lanes[source] = _Lane(msgspec.structs.replace(position), now)
