@@ -125,7 +125,8 @@ class DecayedCounts:
 
         base[:, used] += np.maximum(running[ends - 1] - before_group, 0.0)
         self._counts[rows] = base
-        self._last[rows] = end
+        # Time may have started over with an older log; a row's own clock never goes back.
+        self._last[rows] = np.maximum(self._last[rows], end)
         self._clock += 1
         self._touched[rows] = self._clock
         self._dirty[rows] = True
@@ -145,7 +146,7 @@ class DecayedCounts:
         before: FloatArray = (base / np.exp2((seen - end) / self._half_lives_ms))[None][: int(wanted)]
         base[column] += np.exp2(-max(end - time, 0) / self._half_lives_ms)
         self._counts[row] = base
-        self._last[row] = end
+        self._last[row] = max(int(self._last[row]), end)
         self._clock += 1
         self._touched[row] = self._clock
         self._dirty[row] = self._unpublished[row] = True

@@ -11,7 +11,7 @@ from state.errors import StateFormatError
 from state.join import JoinCounts
 from state.store import Batch, Store
 from stream.events import ACTIONS
-from stream.timeline import Position
+from stream.lane import NEVER, Position
 
 _PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
 
@@ -39,7 +39,10 @@ class Totals(msgspec.Struct):
 
 
 class Progress(msgspec.Struct):
-    """Ticks and times as in ``Engine``; ``positions`` are (kind, partition, position)."""
+    """Ticks and times as in ``Engine``, ``high`` as in ``Timeline``.
+
+    ``positions`` are (kind, partition, position).
+    """
 
     tick_ms: int
     trunk_hash: str
@@ -51,6 +54,7 @@ class Progress(msgspec.Struct):
     totals: Totals
     join: JoinCounts
     positions: list[tuple[int, int, Position]]
+    high: int = NEVER
 
 
 def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:

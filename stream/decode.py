@@ -39,13 +39,13 @@ class Refused(NamedTuple):
 
 
 class Decoded(NamedTuple, Generic[E]):
-    """Events of one partition batch in the order of their offsets; ``watermark`` is 0 where none came."""
+    """Events of one partition batch in the order of their offsets; ``watermarks`` are (offset, ms UTC)."""
 
     events: list[E]
     times: IntArray
     offsets: IntArray
     refused: list[Refused]
-    watermark: int
+    watermarks: list[tuple[int, int]]
 
 
 class Decoder(Generic[E]):
@@ -68,12 +68,12 @@ class Decoder(Generic[E]):
         """Decode a batch. Never raises on bad input: what cannot be used is in ``refused``."""
         offsets = [record.offset for record in records]
         refused: list[Refused] = []
-        watermark = 0
+        watermarks: list[tuple[int, int]] = []
         decode = self._json.decode
         try:
             events: list[E] = [decode(record.value) for record in records]  # type: ignore[arg-type]
         except (*_BAD, TypeError):
-            events, offsets, refused, watermark = self._one_by_one(records, now_ms)
+            events, offsets, refused, watermarks = self._one_by_one(records, now_ms)
         times = np.array([event.event_time for event in events], dtype=np.int64)
         limit = now_ms + self._max_future_ms
         if len(times) and int(times.max()) > limit:
@@ -85,15 +85,15 @@ class Decoder(Generic[E]):
             events = [events[i] for i in kept]
             offsets = [offsets[i] for i in kept]
             times = times[kept]
-        return Decoded(events, times, np.array(offsets, dtype=np.int64), refused, watermark)
+        return Decoded(events, times, np.array(offsets, dtype=np.int64), refused, watermarks)
 
     def _one_by_one(
         self, records: Sequence[Record], now_ms: int
-    ) -> tuple[list[E], list[int], list[Refused], int]:
+    ) -> tuple[list[E], list[int], list[Refused], list[tuple[int, int]]]:
         events: list[E] = []
         offsets: list[int] = []
         refused: list[Refused] = []
-        watermark = 0
+        watermarks: list[tuple[int, int]] = []
         for record in records:
             try:
                 events.append(self._decode_one(record.value))
@@ -108,8 +108,8 @@ class Decoder(Generic[E]):
                         Refused(record, self._too_far("watermark", mark, now_ms, self._closing_ms))
                     )
                 else:
-                    watermark = max(watermark, mark)
-        return events, offsets, refused, watermark
+                    watermarks.append((record.offset, mark))
+        return events, offsets, refused, watermarks
 
     def _too_far(self, field: str, at: int, now_ms: int, more_ms: int = 0) -> str:
         return (

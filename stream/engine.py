@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,12 +23,14 @@ from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, read_progress, write_progress
-from stream.decode import Decoder, Record, Refused
+from stream.clock import Clock, SystemClock, utc
+from stream.decode import Decoded, Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
+from stream.lane import NEVER, Position
 from stream.notices import Notices
 from stream.scenario import Scenario
 from stream.tick_log import TickLog
-from stream.timeline import NEVER, Position, Source, Taken, Timeline
+from stream.timeline import Source, Taken, Timeline
 
 IntArray = npt.NDArray[np.int64]
 
@@ -52,12 +53,20 @@ class Engine:
     ``source`` names the worker slot in the weights topic. Restores the last checkpoint on creation.
     """
 
-    def __init__(self, scenario: Scenario, store: Store, trunk: Trunk, source: str = "0") -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        store: Store,
+        trunk: Trunk,
+        source: str = "0",
+        clock: Clock | None = None,
+    ) -> None:
         times, learners = scenario.times, scenario.learners
         self.scenario = scenario
         self.store = store
         self.trunk = trunk
         self.source = source
+        self.clock: Clock = clock or SystemClock()
         self.tick_ms = round(times.tick_s * 1000)
         self._max_future_ms = round(times.max_future_s * 1000)
         self.features = RealTimeFeatures(
@@ -76,7 +85,9 @@ class Engine:
             river_samples_per_tick=learners.river_samples_per_tick,
         )
         self._feature_index = {name: i for i, name in enumerate(self.features.names)}
-        self.timeline = Timeline(round(times.lateness_s * 1000), times.idle_s)
+        self.timeline = Timeline(
+            round(times.lateness_s * 1000), times.idle_s, round(times.join_limit_s * 1000), self.tick_ms
+        )
         self.totals = Totals()
         self.notices = Notices()
         self.version = 0
@@ -91,10 +102,10 @@ class Engine:
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
         self.predict_observer: Callable[[int, npt.NDArray[np.float32]], None] | None = None
-        closing_ms = times.closing_ms
+        self._closing_ms = times.closing_ms
         self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
-            Decoder(Impression, self._max_future_ms, closing_ms),
-            Decoder(Action, self._max_future_ms, closing_ms),
+            Decoder(Impression, self._max_future_ms, self._closing_ms),
+            Decoder(Action, self._max_future_ms, self._closing_ms),
         )
         self._restore()
 
@@ -125,7 +136,7 @@ class Engine:
         else:
             position = position.skipped_to(committed or 0)
             resume = position.resume_at
-        self.timeline.assign(source, position, time.monotonic())
+        self.timeline.assign(source, position, self.clock.monotonic())
         return resume
 
     def revoke(self, source: Source) -> None:
@@ -151,39 +162,79 @@ class Engine:
         fresh = self.timeline.fresh(source, np.array([record.offset for record in records], dtype=np.int64))
         if fresh is not None:
             records = [records[i] for i in np.flatnonzero(fresh).tolist()]
-        now = time.monotonic()
         decoded = self._decoders[source.kind].decode(records, now_ms)
-        self.timeline.put(source, end, decoded.events, decoded.times, decoded.offsets, now)
-        if decoded.watermark:
-            self.timeline.promise(source, decoded.watermark, now)
+        self._buffer(source, end, decoded, now_ms)
         self.totals.refused += len(decoded.refused)
         return decoded.refused
+
+    def _buffer(self, source: Source, end: int, decoded: Decoded[Any], now_ms: int) -> None:
+        """Put a batch into the timeline, in the order of its records: a promise holds for what follows it."""
+        timeline, now = self.timeline, self.clock.monotonic()
+        events, times, offsets = decoded.events, decoded.times, decoded.offsets
+        for offset, watermark in decoded.watermarks:
+            k = int(np.searchsorted(offsets, offset))
+            timeline.put(source, offset + 1, events[:k], times[:k], offsets[:k], now, now_ms)
+            # A producer's fast clock must not make everything late that follows.
+            timeline.promise(source, min(watermark, now_ms + self._closing_ms), offset, now)
+            events, times, offsets = events[k:], times[k:], offsets[k:]
+        timeline.put(source, end, events, times, offsets, now, now_ms)
+        self.totals.ahead += timeline.take_parked()
 
     # -- ticks
 
     def advance(self, budget_s: float = 1e9) -> int:
         """Run every tick that the watermark allows, for about ``budget_s``. Returns ticks run."""
-        deadline = time.monotonic() + budget_s
-        watermark = self.timeline.watermark(time.monotonic())
-        boundary = watermark // self.tick_ms * self.tick_ms
-        if watermark <= NEVER or boundary <= self.done_until:
-            return 0
+        clock, timeline = self.clock, self.timeline
+        now = clock.monotonic()
+        deadline = now + budget_s
+        timeline.release(now, round(clock.time() * 1000))
         ticks = 0
-        while self.done_until < boundary and time.monotonic() < deadline:
+        while timeline.turned(now):
+            ticks += self._finish_pass(deadline)
+            if clock.monotonic() >= deadline:
+                return ticks
+            self._turn_back(now)
+        self._run_late()
+        watermark = timeline.watermark(now, self._open_until())
+        boundary = watermark // self.tick_ms * self.tick_ms
+        if watermark <= NEVER:
+            return ticks
+        while self.done_until < boundary and clock.monotonic() < deadline:
             # Bounded chunks: a long backlog is not sorted at once, and the budget is kept.
-            until = self._chunk_end(boundary)
-            ticks += self._run_until(until)
+            ticks += self._run_until(self._chunk_end(boundary))
         return ticks
 
+    def _open_until(self) -> int:
+        """Event time (ms) at which everything that is buffered or open will have closed."""
+        due, closes = self.timeline.due(), self.join.last_close()
+        last = NEVER if due is None else (due[1] // self.tick_ms + 1) * self.tick_ms
+        return max(last, NEVER if closes is None else closes)
+
     def _chunk_end(self, boundary: int) -> int:
-        oldest = self.timeline.oldest()
-        if oldest is None or oldest >= boundary:
+        due = self.timeline.due()
+        if due is None or due[0] >= boundary:
             return boundary
-        begin = max(oldest // self.tick_ms * self.tick_ms, self.done_until)
+        begin = max(due[0] // self.tick_ms * self.tick_ms, self.done_until)
         return min(boundary, begin + self.tick_ms * CHUNK_TICKS)
 
     def _run_until(self, boundary: int) -> int:
         """Run all ticks before ``boundary`` (a multiple of the tick)."""
+        ticks = self._run(boundary)
+        self._close_until(boundary)
+        self.done_until = boundary
+        return ticks
+
+    def _run_late(self) -> None:
+        """Run what is behind the ticks that are done, as a part of the first tick that is not.
+
+        That tick's other events may be far off: what is late does not wait for them.
+        """
+        due = self.timeline.due()
+        if self.done_until > NEVER and due is not None and due[0] < self.done_until:
+            self._run(self.done_until)
+
+    def _run(self, boundary: int) -> int:
+        """Take what is due before ``boundary`` and run its ticks; returns how many."""
         late_before = self.timeline.late
         impressions = self.timeline.take(IMPRESSIONS, boundary, self.done_until)
         actions = self.timeline.take(ACTIONS_KIND, boundary, self.done_until)
@@ -196,24 +247,44 @@ class Engine:
             self._close_until(tick * self.tick_ms)
             self._tick(tick, shown, done)
             ticks += 1
-        self._close_until(boundary)
-        self.done_until = boundary
         self.totals.ticks += ticks
         return ticks
 
     def _by_tick(self, impressions: Taken, actions: Taken) -> Iterator[tuple[int, Taken, Taken]]:
-        # Late events belong to the first tick that has not run yet.
-        first = self.done_until // self.tick_ms if self.done_until > NEVER else NEVER
-        shown_at = np.maximum(impressions.times // self.tick_ms, first)
-        done_at = np.maximum(actions.times // self.tick_ms, first)
-        for tick in np.union1d(shown_at, done_at).tolist():
-            a, b = np.searchsorted(shown_at, (tick, tick + 1)).tolist()
-            c, d = np.searchsorted(done_at, (tick, tick + 1)).tolist()
-            yield (
-                tick,
-                Taken(impressions.events[a:b], impressions.times[a:b]),
-                Taken(actions.events[c:d], actions.times[c:d]),
-            )
+        for tick in np.union1d(impressions.ticks, actions.ticks).tolist():
+            a, b = np.searchsorted(impressions.ticks, (tick, tick + 1)).tolist()
+            c, d = np.searchsorted(actions.ticks, (tick, tick + 1)).tolist()
+            yield tick, impressions.part(a, b), actions.part(c, d)
+
+    # -- an older log
+
+    def _finish_pass(self, deadline: float) -> int:
+        """Run what is left of the present pass of time, as far as the deadline allows. Returns ticks run."""
+        ticks = 0
+        while (due := self.timeline.due()) is not None and self.clock.monotonic() < deadline:
+            end = (due[1] // self.tick_ms + 1) * self.tick_ms
+            ticks += self._run_until(max(self._chunk_end(end), self.done_until))
+        return ticks
+
+    def _turn_back(self, now: float) -> None:
+        """Time starts over, since an older log has begun. Every open label closes: nothing more will come."""
+        closes = self.join.last_close()
+        if closes is not None:
+            self._close_until(-(-closes // self.tick_ms) * self.tick_ms)
+        self.join.forget_all()
+        before = self.done_until
+        self.timeline.next_pass(before, now)
+        self.done_until = self.labels_until = self.published_until = self._last_learned_tick = NEVER
+        self.totals.older_logs += 1
+        due = self.timeline.due()
+        begins = utc(due[0]) if due else "an unknown time"
+        self.notices.say(
+            "older_log",
+            f"An older log: its events begin at {begins}, and events up to {utc(before)} are done. It is "
+            "learned from its beginning on, time starts over there, and its events count as late; replay "
+            "with --time now to learn a log as if it happened now",
+            subject=str(self.totals.older_logs),
+        )
 
     def _close_until(self, boundary: int) -> None:
         """Close and learn everything due at or before ``boundary``, each tick's samples at their time."""
@@ -364,6 +435,7 @@ class Engine:
             published_until=self.published_until,
             last_learned_tick=self._last_learned_tick,
             version=self.version,
+            high=self.timeline.high,
             totals=self.totals,
             join=self.join.counts,
             positions=[(s.kind, s.partition, position) for s, position in sorted(self._known.items())],
@@ -407,3 +479,4 @@ class Engine:
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)
         self.panel.load_state(learners)
+        self.timeline.restore(self.done_until, progress.high)

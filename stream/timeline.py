@@ -1,25 +1,34 @@
-"""Event time: buffers of decoded events a partition, the watermark, and which offsets are done.
+"""Event time of a worker: the watermark over its partitions, and what is due by it.
 
-The watermark says up to when the input is complete. It is the smallest, over the source partitions, of
-the newest event time minus the allowed lateness (or of an explicit ``Watermark``); a partition that is
-read to its end and silent does not count, and one that reads open events again after a restart holds it
-until it has them. Where all are silent, it moves on with the wall clock, so that the last samples close.
-Events behind the watermark are handed out with the next ones and counted as late.
+The watermark says up to when the input is complete. It is the smallest of the partitions' marks
+(``stream.lane``), and it never stops for good while events come in:
+
+- A partition that is read to its end and silent does not hold it; nor does one that has been read to its end
+  and yet does not get to where the others were ``idle_s`` ago (its clock is slow), or one that is further
+  behind than the horizon. Their events are late: due at once.
+- Where all are silent it moves on with the wall clock, until what is open has closed, and stands then.
+- Where all partitions have gone back in time, an older log is read: the present pass is over, and time
+  starts over in the next one. Where some stay in the present, what went back in the others is late.
+
+A partition that reads open events again after a restart holds the watermark until it has them.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-IntArray = npt.NDArray[np.int64]
+from stream.lane import NEVER, IntArray, Lane, Piece, Position
 
-NEVER = -(2**62)
+#: Silence (wall-clock seconds) after which a few events that went back in time are late, and no older log.
+STRAYS_S = 1.0
+#: A partition that is read to its end and gets present events this long after others went back has stayed in
+#: the present. More than the age of what is known about its end (``stream.transport.ANSWER_S``).
+MIXED_S = 4.0
+#: For so long what goes back in time is late at once, where others have stayed in the present.
+MIXED_FOR_S = 60.0
 
 
 class Source(NamedTuple):
@@ -29,89 +38,67 @@ class Source(NamedTuple):
     partition: int
 
 
-class Position(msgspec.Struct, kw_only=True):
-    """How far a source is done: what a checkpoint stores.
-
-    All offsets below ``end`` are done, except those in ``open_ranges`` ([first, last] pairs): read, but
-    newer than the last tick.
-    """
-
-    end: int
-    open_ranges: list[tuple[int, int]]
-    newest: int
-    promised: int
-
-    @property
-    def resume_at(self) -> int:
-        """The offset to read from after a restart."""
-        return self.open_ranges[0][0] if self.open_ranges else self.end
-
-    def skipped_to(self, offset: int) -> Position:
-        """The position where everything below ``offset`` is done as well."""
-        return Position(
-            end=max(self.end, offset),
-            open_ranges=[(max(first, offset), last) for first, last in self.open_ranges if last >= offset],
-            newest=self.newest,
-            promised=self.promised,
-        )
-
-
 class Taken(NamedTuple):
-    """Events of one kind in order of (time, partition, offset)."""
+    """Events of one kind in order of (tick, time, partition, offset); ``ticks`` is where each counts."""
 
     events: list[Any]
     times: IntArray
+    ticks: IntArray
 
-
-class _Piece(NamedTuple):
-    """Events of one batch. ``events[start:]`` belong to ``times`` and ``offsets``: a long list is not copied
-    each time that its head is taken."""
-
-    events: list[Any]
-    times: IntArray
-    offsets: IntArray
-    ordered: bool
-    start: int = 0
-
-
-class _Lane:
-    """The buffer of one source."""
-
-    def __init__(self, position: Position, now: float) -> None:
-        self.position = position
-        self.pieces: deque[_Piece] = deque()
-        self.buffered = 0
-        self.heard = now
-        self.at_end = False
-        # Offsets that a checkpoint knows as done although they lie behind the place to resume at.
-        self.skip_below = position.end
-        self.reopen = list(position.open_ranges)
+    def part(self, first: int, last: int) -> Taken:
+        """Events ``first`` to before ``last``."""
+        return Taken(self.events[first:last], self.times[first:last], self.ticks[first:last])
 
 
 class Timeline:
-    """Buffers, watermark and positions of a worker's sources. Not thread-safe: one thread uses it."""
+    """Lanes, watermark and positions of a worker's sources. Not thread-safe: one thread uses it.
 
-    def __init__(self, lateness_ms: int, idle_s: float) -> None:
+    ``horizon_ms``: events further behind than this have gone back in time. ``now`` is always seconds of a
+    monotonic clock, ``now_ms`` the wall clock in ms UTC.
+    """
+
+    def __init__(
+        self, lateness_ms: int, idle_s: float, horizon_ms: int = 300_000, tick_ms: int = 1000
+    ) -> None:
         self._lateness_ms = lateness_ms
         self._idle_s = idle_s
-        self._lanes: dict[Source, _Lane] = {}
+        self._horizon_ms = horizon_ms
+        self._tick_ms = tick_ms
+        self._lanes: dict[Source, Lane] = {}
         self._reached = NEVER
         self._awake_since = float("-inf")
+        #: From where the watermark moves with the wall clock, and since when; None while somebody holds it.
+        self._calm: tuple[int, float] | None = None
+        #: Events taken that were behind what was done, and the furthest that one was behind (ms).
         self.late = 0
+        self.furthest_late_ms = 0
+        self._newly_parked = 0
+        #: How far time had come in an earlier pass: what is older is late.
+        self.high = NEVER
 
     @property
     def buffered(self) -> int:
-        """Events that wait for the watermark."""
+        """Events that wait for the watermark; those ahead of the clock aside."""
         return sum(lane.buffered for lane in self._lanes.values())
 
     @property
     def waiting_ahead(self) -> int:
         """Events that are ahead of the clock and wait for their time."""
-        return 0
+        return sum(len(piece.times) for lane in self._lanes.values() for piece in lane.parked)
+
+    def take_parked(self) -> int:
+        """How many events were parked for the first time since the last call."""
+        parked, self._newly_parked = self._newly_parked, 0
+        return parked
+
+    def restore(self, done_until: int, high: int) -> None:
+        """Go on where a checkpoint was."""
+        self._reached = max(self._reached, done_until)
+        self.high = high
 
     def assign(self, source: Source, position: Position, now: float) -> None:
         """Begin (again) with a source at a position; what was buffered for it is dropped."""
-        self._lanes[source] = _Lane(msgspec.structs.replace(position), now)
+        self._lanes[source] = Lane(position, now, self._lateness_ms, self._horizon_ms)
 
     def revoke(self, source: Source) -> None:
         """Stop with a source; its buffer is dropped."""
@@ -123,39 +110,42 @@ class Timeline:
 
     def fresh(self, source: Source, offsets: IntArray) -> npt.NDArray[np.bool_] | None:
         """Which offsets have not been handled yet; None where all are fresh (the usual case)."""
-        lane = self._lanes[source]
-        end = lane.position.end
-        if not len(offsets) or int(offsets[0]) >= end:
-            return None
-        fresh: npt.NDArray[np.bool_] = offsets >= end
-        below = offsets < lane.skip_below
-        for first, last in lane.reopen:
-            fresh |= below & (offsets >= first) & (offsets <= last)
-        return fresh
+        return self._lanes[source].fresh(offsets)
 
     def put(
-        self, source: Source, end: int, events: list[Any], times: IntArray, offsets: IntArray, now: float
+        self,
+        source: Source,
+        end: int,
+        events: list[Any],
+        times: IntArray,
+        offsets: IntArray,
+        now: float,
+        now_ms: int,
     ) -> None:
         """Buffer events of a batch that ended before offset ``end`` (also where all were refused)."""
         lane = self._lanes[source]
-        # After a silence of all, the first source to speak must not leave the others behind.
-        if now - max(other.heard for other in self._lanes.values()) >= self._idle_s:
-            self._awake_since = now
+        self._hear(now)
         lane.heard = now
-        lane.reopen = [(max(first, end), last) for first, last in lane.reopen if last >= end]
-        lane.position.end = max(lane.position.end, end)
-        if not events:
-            return
-        ordered = bool(np.all(times[1:] >= times[:-1])) if len(times) > 1 else True
-        lane.pieces.append(_Piece(events, times, offsets, ordered))
-        lane.buffered += len(events)
-        lane.position.newest = max(lane.position.newest, int(times.max()))
+        self._newly_parked += lane.put(end, events, times, offsets, now, now_ms, self._reached)
 
-    def promise(self, source: Source, watermark: int, now: float) -> None:
-        """Nothing older than ``watermark`` follows in this source."""
-        lane = self._lanes[source]
-        lane.heard = now
-        lane.position.promised = max(lane.position.promised, watermark)
+    def promise(self, source: Source, watermark: int, offset: int, now: float) -> None:
+        """Nothing older than ``watermark`` follows in this source, says its record at ``offset``."""
+        self._hear(now)
+        self._lanes[source].promise(watermark, offset, now)
+
+    def complete(self, source: Source, until: int) -> None:
+        """Nothing older than ``until`` follows, as a rehearsal knows of a log in order of time.
+
+        Other than a promise it says nothing about where the log that comes next stands in time.
+        """
+        present = self._lanes[source].passes[0]
+        present.complete = max(present.complete, until)
+
+    def release(self, now: float, now_ms: int) -> None:
+        """Let in the parked events whose time has come."""
+        for lane in self._lanes.values():
+            if lane.parked:
+                lane.release(now, now_ms, self._reached)
 
     def set_at_end(self, source: Source, at_end: bool, now: float) -> None:
         """Whether everything that the broker has of a source has been put here, as far as it says so now.
@@ -167,21 +157,58 @@ class Timeline:
             return
         if at_end and not lane.at_end:
             lane.heard = max(lane.heard, now)
+        if at_end:
+            lane.ended_at = now
         lane.at_end = at_end
 
-    def watermark(self, now: float) -> int:
-        """Event time (ms) up to which the input is complete; never goes back."""
-        held = [self._held(s, w) for s, w in self._marks() if not self._idle(self._lanes[s], now)]
+    def watermark(self, now: float, open_until: int = NEVER) -> int:
+        """Event time (ms) up to which the input is complete; goes back only from one pass to the next.
+
+        ``open_until``: when the last open sample closes; a silence of all moves on as far as that.
+        """
+        lanes = [lane for lane in self._lanes.values() if lane.reopen or not lane.back]
+        speaking = [lane for lane in lanes if not self._idle(lane, now)]
+        held = self._holding(speaking, now)
         if held:
-            mark = min(held)
-        else:
-            marks = [w for _, w in self._marks() if w > NEVER]
-            if not marks:
-                return self._reached
-            silent = now - max(lane.heard for lane in self._lanes.values()) - self._idle_s
-            mark = max(marks) + int(max(silent, 0.0) * 1000.0)
-        self._reached = max(self._reached, mark)
+            self._calm = None
+            self._reached = max(self._reached, min(held))
+        elif lanes and len(lanes) == len(self._lanes):
+            self._reached = max(self._reached, self._with_the_clock(bool(speaking), now, open_until))
         return self._reached
+
+    def turned(self, now: float) -> bool:
+        """Whether the present pass of time is over: every partition has gone back or is silent.
+
+        Settles what is not: strays become late, and so does what went back while others stay.
+        """
+        lanes = list(self._lanes.values())
+        back = [lane for lane in lanes if lane.back]
+        if not back:
+            return False
+        here = [lane for lane in lanes if (lane.reopen or not lane.back) and not self._idle(lane, now)]
+        settled = any(one.settled for lane in back for one in list(lane.passes)[1:])
+        heard = max(lane.heard for lane in back)
+        if not settled:
+            if now - heard >= STRAYS_S and all(lane.ended_at >= lane.heard for lane in back):
+                self._join_passes(back)
+            return False
+        if not here:
+            return True
+        since = min(lane.back_since for lane in back)
+        if any(lane.ended_at > since and lane.spoke > since + MIXED_S for lane in here):
+            self._join_passes(back)
+            for lane in lanes:
+                lane.mixed_until = now + MIXED_FOR_S
+        return False
+
+    def next_pass(self, done_until: int, now: float) -> None:
+        """Time starts over; ``done_until`` is how far it had come."""
+        self.high = max(self.high, done_until)
+        self._reached = NEVER
+        self._calm = None
+        self._awake_since = now
+        for lane in self._lanes.values():
+            lane.next_pass()
 
     def ahead(self, limit: int, now: float) -> set[Source]:
         """Sources that should not be fetched now: over ``limit`` events buffered and ahead of the others.
@@ -191,105 +218,105 @@ class Timeline:
         over = {source for source, lane in self._lanes.items() if lane.buffered > limit}
         if not over:
             return over
-        marks = {source: self._held(source, mark) for source, mark in self._marks()}
-        slowest = min((w for s, w in marks.items() if not self._idle(self._lanes[s], now)), default=NEVER)
-        return {source for source in over if marks[source] > slowest}
+        held = {
+            source: NEVER if lane.reopen else lane.mark()
+            for source, lane in self._lanes.items()
+            if lane.reopen or not lane.back
+        }
+        slowest = min(
+            (mark for source, mark in held.items() if not self._idle(self._lanes[source], now)), default=None
+        )
+        if slowest is None:
+            return set()
+        return {source for source in over if source not in held or held[source] > slowest}
 
-    def oldest(self) -> int | None:
-        """Event time (ms) of the oldest buffered event."""
-        times = [
-            int(piece.times[0] if piece.ordered else piece.times.min())
-            for lane in self._lanes.values()
-            for piece in lane.pieces
-        ]
-        return min(times, default=None)
+    def due(self) -> tuple[int, int] | None:
+        """When the first and the last buffered event of the present pass are due (ms); None without any."""
+        first, last = None, None
+        for lane in self._lanes.values():
+            for piece in lane.passes[0].pieces:
+                due = piece.due
+                low, high = (due[0], due[-1]) if piece.ordered else (due.min(), due.max())
+                first = int(low) if first is None else min(first, int(low))
+                last = int(high) if last is None else max(last, int(high))
+        return None if first is None or last is None else (first, last)
 
     def take(self, kind: int, boundary: int, done: int) -> Taken:
-        """Remove and return the buffered events of a kind with time < ``boundary``.
+        """Remove and return the buffered events of a kind that are due before ``boundary``.
 
-        Those with time < ``done`` are late and counted.
+        What is due before ``done`` counts in the first tick that has not run. Late events are counted.
         """
-        events: list[Any] = []
-        times: list[IntArray] = []
+        pieces: list[Piece] = []
         for source in sorted(self._lanes):
-            if source.kind != kind:
-                continue
-            lane = self._lanes[source]
-            lane.buffered = 0
-            remaining: deque[_Piece] = deque()
-            for piece in lane.pieces:
-                before, after = _split(piece, boundary)
-                if before is not None:
-                    events += before.events
-                    times.append(before.times)
-                if after is not None:
-                    remaining.append(after)
-                    lane.buffered += len(after.times)
-            lane.pieces = remaining
-        if not times:
-            return Taken([], np.empty(0, dtype=np.int64))
-        merged = np.concatenate(times)
-        self.late += int(np.count_nonzero(merged < done))
-        if len(merged) > 1 and not np.all(merged[1:] >= merged[:-1]):
-            order = np.argsort(merged, kind="stable")
-            merged = merged[order]
+            if source.kind == kind:
+                pieces += self._lanes[source].passes[0].take(boundary)
+        if not pieces:
+            empty = np.empty(0, dtype=np.int64)
+            return Taken([], empty, empty)
+        events: list[Any] = []
+        for piece in pieces:
+            events += piece.events
+        times = np.concatenate([piece.times for piece in pieces])
+        due = np.maximum(np.concatenate([piece.due for piece in pieces]), done)
+        self._count_late(times, due)
+        ticks = due // self._tick_ms
+        in_order = len(times) < 2 or bool(np.all(times[1:] >= times[:-1]) and np.all(ticks[1:] >= ticks[:-1]))
+        if not in_order:
+            order = np.lexsort((times, ticks))
+            times, ticks = times[order], ticks[order]
             events = [events[i] for i in order.tolist()]
-        return Taken(events, merged)
+        return Taken(events, times, ticks)
 
     def positions(self) -> dict[Source, Position]:
         """Where each source stands, for a checkpoint."""
-        result = {}
-        for source, lane in self._lanes.items():
-            offsets = [piece.offsets for piece in lane.pieces]
-            # Open ranges of an earlier checkpoint that have not been read again yet stay open.
-            ranges = sorted([*lane.reopen, *_ranges(offsets)])
-            lane.position.open_ranges = ranges
-            result[source] = Position(
-                end=lane.position.end,
-                open_ranges=ranges,
-                newest=lane.position.newest,
-                promised=lane.position.promised,
-            )
-        return result
+        return {source: lane.position() for source, lane in self._lanes.items()}
 
-    def _marks(self) -> Iterable[tuple[Source, int]]:
-        for source, lane in self._lanes.items():
-            newest = lane.position.newest
-            behind = newest - self._lateness_ms if newest > NEVER else NEVER
-            yield source, max(behind, lane.position.promised)
+    def _count_late(self, times: IntArray, due: IntArray) -> None:
+        behind = np.maximum(due, self.high) - times
+        late = behind > 0
+        count = int(np.count_nonzero(late))
+        if count:
+            self.late += count
+            self.furthest_late_ms = max(self.furthest_late_ms, int(behind.max()))
 
-    def _held(self, source: Source, mark: int) -> int:
-        # Open events that a restart has to read again are older than what the source's mark promises.
-        return NEVER if self._lanes[source].reopen else mark
+    def _hear(self, now: float) -> None:
+        # After a silence of all, the first source to speak must not leave the others behind.
+        if now - max(other.heard for other in self._lanes.values()) >= self._idle_s:
+            self._awake_since = now
 
-    def _idle(self, lane: _Lane, now: float) -> bool:
+    def _idle(self, lane: Lane, now: float) -> bool:
         return lane.at_end and now - max(lane.heard, self._awake_since) >= self._idle_s
 
+    def _holding(self, speaking: list[Lane], now: float) -> list[int]:
+        """Marks of the lanes that hold the watermark."""
+        furthest = max((lane.mark() for lane in speaking), default=NEVER)
+        held = []
+        for lane in speaking:
+            mark = NEVER if lane.reopen else lane.mark()
+            self._follow_target(lane, mark, furthest, now)
+            if mark == NEVER or not (lane.slow or mark < self._reached - self._horizon_ms):
+                held.append(mark)
+        return held
 
-def _split(piece: _Piece, boundary: int) -> tuple[_Piece | None, _Piece | None]:
-    events, times, offsets, ordered, start = piece
-    if ordered:
-        k = int(np.searchsorted(times, boundary, side="left"))
-        if k == 0:
-            return None, piece
-        taken = _Piece(events[start : start + k], times[:k], offsets[:k], True)
-        return taken, _Piece(events, times[k:], offsets[k:], True, start + k) if k < len(times) else None
-    below = times < boundary
-    first, last = np.flatnonzero(below), np.flatnonzero(~below)
-    return (
-        _Piece([events[i] for i in first.tolist()], times[first], offsets[first], False)
-        if len(first)
-        else None,
-        _Piece([events[i] for i in last.tolist()], times[last], offsets[last], False) if len(last) else None,
-    )
+    def _follow_target(self, lane: Lane, mark: int, furthest: int, now: float) -> None:
+        """A lane is slow that does not get in time to where the others were: its clock is behind."""
+        if mark == NEVER or mark >= lane.target:
+            lane.target, lane.target_since, lane.slow = furthest, now, False
+        elif now - lane.target_since >= self._idle_s and lane.ended_at >= lane.target_since:
+            lane.slow = True
 
+    def _with_the_clock(self, speaking: bool, now: float, open_until: int) -> int:
+        """Where nobody holds it, the watermark moves on until ``open_until``, as fast as the wall clock."""
+        marks = [mark for lane in self._lanes.values() if (mark := lane.mark()) > NEVER]
+        if not marks:
+            return self._reached
+        if self._calm is None:
+            heard = max(lane.heard for lane in self._lanes.values())
+            self._calm = max(*marks, self._reached), now if speaking else heard + self._idle_s
+        begin, since = self._calm
+        return max(min(begin + int(max(now - since, 0.0) * 1000.0), open_until), begin)
 
-def _ranges(offsets: list[IntArray]) -> list[tuple[int, int]]:
-    """Consecutive offsets as inclusive [first, last] pairs."""
-    if not offsets:
-        return []
-    merged = np.sort(np.concatenate(offsets))
-    breaks = np.flatnonzero(np.diff(merged) != 1)
-    firsts = merged[np.concatenate(([0], breaks + 1))]
-    lasts = merged[np.concatenate((breaks, [len(merged) - 1]))]
-    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
+    def _join_passes(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
+            while lane.back:
+                lane.join_passes()

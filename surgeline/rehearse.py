@@ -25,11 +25,14 @@ from state.join import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.events import Watermark
 from stream.scenario import Scenario
 from stream.timeline import Source
 
 #: Wall-clock seconds between two checkpoints, as in the worker.
 CHECKPOINT_S = 1.0
+#: A wall-clock time (ms) by which every event's own time has come.
+FAR_MS = 2**60
 
 
 class RehearsalReport(msgspec.Struct, kw_only=True):
@@ -60,7 +63,9 @@ class Rehearsal:
         trunk: Trunk,
         folder: str | Path,
         observer: Callable[[int, Closed], None] | None = None,
+        ordered: bool = True,
     ) -> None:
+        self._ordered = ordered
         # As in the worker: results must not depend on the number of cores.
         threadpool_limits(1, "blas")
         self.engine = Engine(scenario, Store(folder), trunk)
@@ -79,7 +84,12 @@ class Rehearsal:
         self._last_ms = 0
 
     def feed(self, frame: pl.DataFrame) -> None:
-        """Take a frame, which follows the one before in event time, and run the ticks that it completes."""
+        """Take a frame and run the ticks that it completes.
+
+        Frames follow each other in event time, as logs do; one that goes back begins another log. Where
+        ``ordered`` is false, rows are in the order in which they are sent, and only what each partition
+        holds says how far the input is complete.
+        """
         if not frame.height:
             return
         records = to_records(frame)
@@ -95,12 +105,25 @@ class Rehearsal:
             refused = self.engine.ingest(source, batch, now_ms)
             if refused and not self.refused_because:
                 self.refused_because = refused[0].reason
-        self._last_ms = int(records.times[-1])
-        self._advance(self._last_ms)
+        # A time that the engine refuses as future must not carry the last watermark with it.
+        latest = now_ms + self.engine.scenario.times.max_future_s * 1000
+        self._last_ms = max(self._last_ms, int(records.times[records.times <= latest].max(initial=0)))
+        if self._ordered:
+            for source in self._offsets:
+                self.engine.timeline.complete(source, int(records.times[-1]))
+        self._advance()
 
     def finish(self) -> None:
         """The log is over: close every label that is still open, as the replay's watermarks do."""
-        self._advance(self._last_ms + self.engine.scenario.times.closing_ms)
+        if self._last_ms:
+            mark = self._last_ms + self.engine.scenario.times.closing_ms
+            value = msgspec.json.encode(Watermark(watermark=mark))
+            now_ms = round(time.time() * 1000)
+            for source, offset in self._offsets.items():
+                self.engine.ingest(source, [Record(offset, None, value)], now_ms)
+                self._offsets[source] = offset + 1
+            self._last_ms = 0
+        self._advance()
         self.engine.checkpoint()
 
     def report(self) -> RehearsalReport:
@@ -124,11 +147,11 @@ class Rehearsal:
             trunk_hash=engine.trunk.hash,
         )
 
-    def _advance(self, complete_ms: int) -> None:
+    def _advance(self) -> None:
         engine = self.engine
         now = time.monotonic()
-        for source in self._offsets:
-            engine.timeline.promise(source, complete_ms, now)
+        # What would wait for its time in production does not: nobody waits for a rehearsal's clock.
+        engine.timeline.release(now, FAR_MS)
         engine.advance()
         engine.stats.take()
         if now - self._checkpointed > CHECKPOINT_S:
@@ -143,10 +166,25 @@ def rehearse(
     observer: Callable[[int, Closed], None] | None = None,
 ) -> RehearsalReport:
     """Run frames in event-time order through a fresh engine; its state is thrown away at the end."""
+    return rehearse_logs([frames], scenario, trunk, observer)
+
+
+def rehearse_logs(
+    logs: Iterable[Iterable[pl.DataFrame]],
+    scenario: Scenario,
+    trunk: Trunk,
+    observer: Callable[[int, Closed], None] | None = None,
+    ordered: bool = True,
+) -> RehearsalReport:
+    """Run several logs one after the other, as replays of them would come: older ones after newer ones, too.
+
+    ``ordered``: whether each log's rows follow each other in event time (``Rehearsal.feed``).
+    """
     with tempfile.TemporaryDirectory(prefix="surgeline-rehearsal-") as folder:
-        rehearsal = Rehearsal(scenario, trunk, folder, observer)
+        rehearsal = Rehearsal(scenario, trunk, folder, observer, ordered)
         with contextlib.closing(rehearsal.engine.store):
-            for frame in frames:
-                rehearsal.feed(frame)
-            rehearsal.finish()
+            for frames in logs:
+                for frame in frames:
+                    rehearsal.feed(frame)
+                rehearsal.finish()
             return rehearsal.report()

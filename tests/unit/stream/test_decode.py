@@ -42,7 +42,7 @@ def with_json(field: str, literal: str) -> bytes:
 
 def reason(value: bytes | None, kind: type[Any] = Impression) -> str:
     decoded = decode(value, kind=kind)
-    assert decoded.events == [] and len(decoded.refused) == 1 and decoded.watermark == 0
+    assert decoded.events == [] and len(decoded.refused) == 1 and decoded.watermarks == []
     assert decoded.refused[0].record == Record(0, b"key", value)
     return decoded.refused[0].reason
 
@@ -55,7 +55,7 @@ def test_the_least_that_an_event_needs_and_its_defaults() -> None:
     assert decoded.events == [Impression(impression_id="i", event_time=NOW, user_id="u", item_id="x")]
     assert (decoded.events[0].position, decoded.events[0].price, decoded.events[0].features) == (0, 0.0, None)
     assert (decoded.times.tolist(), decoded.offsets.tolist()) == ([NOW], [7])
-    assert (decoded.refused, decoded.watermark) == ([], 0)
+    assert (decoded.refused, decoded.watermarks) == ([], [])
 
 
 @pytest.mark.parametrize("name", ACTIONS)
@@ -280,11 +280,11 @@ def test_a_watermark_is_no_event_and_not_refused() -> None:
     decoded = decode(GOOD, watermark(NOW + 1), watermark(NOW), shown(item_id="y"))
     assert len(decoded.events) == 2
     assert decoded.offsets.tolist() == [0, 3]
-    assert (decoded.refused, decoded.watermark) == ([], NOW + 1)
+    assert (decoded.refused, decoded.watermarks) == ([], [(1, NOW + 1), (2, NOW)])
 
 
 def test_a_watermark_in_messagepack() -> None:
-    assert decode(msgspec.msgpack.encode({"watermark": NOW}), kind=Action).watermark == NOW
+    assert decode(msgspec.msgpack.encode({"watermark": NOW}), kind=Action).watermarks == [(0, NOW)]
 
 
 @pytest.mark.parametrize("at", ["soon", 1700000000, None, -1])
@@ -294,11 +294,11 @@ def test_a_wrong_watermark_is_refused(at: Any) -> None:
 
 def test_a_watermark_may_close_the_last_samples_but_not_end_time() -> None:
     """One from the far future would make every event after it late, for good."""
-    assert decode(watermark(NOW + FUTURE + CLOSING)).watermark == NOW + FUTURE + CLOSING
+    assert decode(watermark(NOW + FUTURE + CLOSING)).watermarks == [(0, NOW + FUTURE + CLOSING)]
     got = reason(watermark(NOW + FUTURE + CLOSING + 1000))
     assert got.startswith("watermark") and "times.max_future_s" in got
 
 
 def test_an_event_with_a_field_called_watermark_is_an_event() -> None:
     decoded = decode(shown(watermark=NOW + 1))
-    assert (len(decoded.events), decoded.watermark) == (1, 0)
+    assert (len(decoded.events), decoded.watermarks) == (1, [])
