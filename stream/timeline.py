@@ -312,7 +312,7 @@ class Timeline:
             return self._reached
         if self._calm is None:
             heard = max(lane.heard for lane in self._lanes.values())
-            self._calm = max(*marks, self._reached), now if speaking else heard + self._idle_s
+            self._calm = max(*marks, self._reached), now if speaking else heard
         begin, since = self._calm
         return max(min(begin + int(max(now - since, 0.0) * 1000.0), open_until), begin)
 

@@ -119,10 +119,12 @@ def test_where_all_are_silent_the_watermark_moves_on_with_the_wall_clock() -> No
     put(one, B, [8000], now=2.0)
     for source in (A, B):
         one.set_at_end(source, True, 0.0)
-    assert one.watermark(4.0, LATER) == 7000
-    assert one.watermark(9.5, LATER) == 12_500
+    assert one.watermark(3.9, LATER) == 7000
+    # From when they were heard last: the clock has gone on while it was not known that they are silent.
+    assert one.watermark(4.0, LATER) == 9000
+    assert one.watermark(9.5, LATER) == 14_500
     one.set_at_end(A, False, 0.0)
-    assert one.watermark(9.5, LATER) == 12_500
+    assert one.watermark(9.5, LATER) == 14_500
 
 
 def test_in_a_silence_time_stands_once_everything_has_closed() -> None:
@@ -130,11 +132,11 @@ def test_in_a_silence_time_stands_once_everything_has_closed() -> None:
     one = timeline(A)
     put(one, A, [8000])
     one.set_at_end(A, True, 0.0)
-    assert one.watermark(now=IDLE + 1.0, open_until=9500) == 8000
-    assert one.watermark(now=IDLE + 3600.0, open_until=9500) == 9500
-    assert one.watermark(now=IDLE + 7200.0, open_until=NEVER) == 9500
+    assert one.watermark(now=IDLE, open_until=12_000) == 9000
+    assert one.watermark(now=IDLE + 3600.0, open_until=12_000) == 12_000
+    assert one.watermark(now=IDLE + 7200.0, open_until=NEVER) == 12_000
     # A sample that opens in the silence closes as well.
-    assert one.watermark(now=IDLE + 7200.0, open_until=12_000) == 12_000
+    assert one.watermark(now=IDLE + 7200.0, open_until=15_000) == 15_000
 
 
 def test_an_outage_is_no_silence() -> None:
@@ -146,7 +148,7 @@ def test_an_outage_is_no_silence() -> None:
     assert one.watermark(now=100.0) == 10_000 - LATENESS
     one.set_at_end(A, True, 100.0)
     assert one.watermark(now=100.0 + IDLE / 2) == 10_000 - LATENESS
-    assert one.watermark(100.0 + IDLE + 2.0, LATER) == 10_000 - LATENESS + 2_000
+    assert one.watermark(100.0 + IDLE + 2.0, LATER) == 10_000 - LATENESS + 4_000
 
 
 def test_without_any_event_silence_moves_nothing() -> None:
