@@ -107,6 +107,8 @@ class SurgelineApp(faust.App):
 
     async def on_stop(self) -> None:
         """Flush: the last checkpoint, the last weights."""
+        # While the consumer is there: what is done and not committed would be done again by another worker.
+        await self.offsets.leave(self.consumer)
         await super().on_stop()
         await self.offsets.stop()
 

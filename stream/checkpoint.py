@@ -11,7 +11,8 @@ from state.errors import StateFormatError
 from state.join import JoinCounts
 from state.store import Batch, Store
 from stream.events import ACTIONS
-from stream.lane import NEVER, Position
+from stream.lane import NEVER
+from stream.resume import Known
 
 _PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
 
@@ -41,7 +42,7 @@ class Totals(msgspec.Struct):
 class Progress(msgspec.Struct):
     """Ticks and times as in ``Engine``, ``high`` as in ``Timeline``.
 
-    ``positions`` are (kind, partition, position).
+    ``positions`` are (kind, partition, what is known of it).
     """
 
     tick_ms: int
@@ -53,7 +54,7 @@ class Progress(msgspec.Struct):
     version: int
     totals: Totals
     join: JoinCounts
-    positions: list[tuple[int, int, Position]]
+    positions: list[tuple[int, int, Known]]
     high: int = NEVER
 
 

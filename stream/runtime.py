@@ -24,13 +24,16 @@ from threadpoolctl import threadpool_limits
 from models.deep.locate import resolve_trunk
 from models.weights import WeightsError
 from state.store import Store
+from stream.commit_note import CommitNote, encode_note
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
+from stream.resume import Place
 from stream.scenario import Scenario, home
 from stream.timeline import Source
+from stream.topics import TopicsError, topic_ids
 from stream.transport import PartitionBatch
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class Runtime:
         self.worker_id = worker_id
         self.history = History()
         self.metrics = metrics
+        self._bootstrap = bootstrap
         self.state_folder: Path = home() / "state" / f"{scenario.name}-{worker_id}"
         self._publisher = Publisher(bootstrap, scenario.topics, worker_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -64,7 +68,9 @@ class Runtime:
         self._stopping = False
         self._broken = False
         self._epoch = -1
-        self._durable: dict[TP, int] = {}
+        self._durable: dict[TP, CommitNote] = {}
+        #: No event is taken and no tick runs: what is done now could not be committed any more.
+        self._frozen = False
         self._held_back: set[TP] = set()
         #: Held by whoever takes events in or decides what is durable.
         self._intake = asyncio.Lock()
@@ -100,6 +106,15 @@ class Runtime:
         trunk = resolve_trunk(self.scenario.trunk, home())
         self._engine = Engine(self.scenario, Store(self.state_folder, synced=True), trunk, self.worker_id)
         return self._engine
+
+    async def leave(self, consumer: Any) -> None:
+        """The last tick while the consumer can still commit; nothing is done after it."""
+        if self._engine is None or self._broken or self._epoch < 0:
+            return
+        try:
+            await self.tick(consumer, last=True)
+        except Exception:
+            logger.exception("The last tick failed; the state is that of the last checkpoint")
 
     async def stop(self) -> None:
         """Last tick, then close: nothing that was processed is lost or done again.
@@ -137,6 +152,8 @@ class Runtime:
     def _ingest(self, batch: PartitionBatch) -> None:
         engine = self.engine
         source = Source(self._kinds[batch.topic], batch.partition)
+        if self._frozen:
+            return
         if batch.epoch != self._epoch or source not in engine.timeline.sources():
             return
         refused = engine.ingest(source, batch.records, round(time.time() * 1000))
@@ -158,7 +175,7 @@ class Runtime:
             await asyncio.sleep(0 if ran else IDLE_WAIT_S)
 
     def _step(self, ends: Mapping[Source, bool]) -> int:
-        return 0 if self._engine is None else self._advance(ends)
+        return 0 if self._engine is None or self._frozen else self._advance(ends)
 
     def _ends(self, consumer: Any) -> dict[Source, bool]:
         """Which sources are known to be read to their end."""
@@ -172,22 +189,26 @@ class Runtime:
 
     # -- the tick
 
-    async def tick(self, consumer: Any | None) -> None:
-        """One wall-clock second. ``consumer`` is the transport's; None where it is gone already."""
+    async def tick(self, consumer: Any | None, last: bool = False) -> None:
+        """One wall-clock second. ``consumer`` is the transport's; None where it is gone already.
+
+        ``last``: nothing is taken or run after it until partitions are assigned again.
+        """
         started = time.monotonic()
         if consumer is not None:
             ends = self._ends(consumer)
-            await self._call(self._advance, ends)
+            await self._call(self._step, ends)
             for source in ends:
                 tp = self._tp(source)
                 self.metrics.lag.labels(tp.topic, str(tp.partition)).set(consumer.lag(tp))
         created_at = round(time.time() * 1000)
         # No batch comes in between: a checkpoint must not hold offsets whose dead letters are not out yet.
         async with self._intake:
+            self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            weights, offsets, rows = await self._call(self._checkpoint, created_at)
-        self._durable = {self._tp(source): offset for source, offset in offsets.items()}
+            weights, notes, rows = await self._call(self._checkpoint, created_at)
+        self._durable = {self._tp(source): note for source, note in notes.items()}
         self._unsent.update(((table, entity), row) for table, entity, row in rows)
         try:
             sent = await self._publisher.feature_rows(
@@ -218,16 +239,18 @@ class Runtime:
         self._align()
         return ran
 
-    def _checkpoint(self, created_at: int) -> tuple[Any, dict[Source, int], list[tuple[str, str, bytes]]]:
+    def _checkpoint(
+        self, created_at: int
+    ) -> tuple[Any, dict[Source, CommitNote], list[tuple[str, str, bytes]]]:
         engine = self.engine
         started = time.monotonic()
         weights = engine.weights(created_at)
         rows = list(engine.features.take_changed())
-        offsets = engine.checkpoint()
+        engine.checkpoint()
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine, self._refused_by_topic, created_at)
         self.history.record(engine, engine.totals.refused, created_at)
-        return weights, offsets, rows
+        return weights, engine.commit_notes(), rows
 
     async def _send_dead_letters(self) -> bool:
         """Dead letters must be out before their offsets are done. False: not this time, no checkpoint."""
@@ -245,44 +268,67 @@ class Runtime:
 
     # -- offsets (the transport's OffsetOwner)
 
-    async def resume(
-        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
-    ) -> Mapping[TP, int]:
-        """Where to read from after a rebalance: what this state knows, unless another worker went further."""
-        offsets = await self._call(self._resume, committed, ends, epoch)
-        logger.info("Reading %d partitions, %d from this state's own offsets", len(committed), len(offsets))
+    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
+        """Where to read from after a rebalance; ``stream.resume`` says how that is decided."""
+        ids = await self._topic_ids()
+        places = {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in places.items()}
+        offsets = await self._call(self._resume, places, epoch)
+        logger.info("Reading %d partitions, %d from this state's own offsets", len(places), len(offsets))
         return offsets
 
-    def _resume(
-        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
-    ) -> dict[TP, int]:
+    def _resume(self, places: Mapping[TP, Place], epoch: int) -> dict[TP, int]:
         engine = self.engine
         self._epoch = epoch
         self._durable = {}
+        self._frozen = False
         sources = {
-            Source(self._kinds[tp.topic], tp.partition): tp for tp in committed if tp.topic in self._kinds
+            Source(self._kinds[tp.topic], tp.partition): tp for tp in places if tp.topic in self._kinds
         }
         for source in engine.timeline.sources():
             engine.revoke(source)
         offsets = {}
         for source, tp in sources.items():
-            offset = engine.assign(source, committed[tp], ends.get(tp))
+            offset = engine.assign(source, places[tp])
             if offset is not None:
                 offsets[tp] = offset
         return offsets
 
+    async def _topic_ids(self) -> Mapping[str, str]:
+        """Ids of the source topics; those that cannot be had are left out: offsets are compared then."""
+        try:
+            return await asyncio.to_thread(topic_ids, self._bootstrap, list(self._kinds))
+        except TopicsError as error:
+            logger.warning("The topics' ids cannot be read: %s", error)
+            return {}
+
+    async def check_topics(self, consumer: Any) -> None:
+        """Begin anew with topics that were deleted and made anew while this worker runs."""
+        known = {tp.topic: note.topic for tp, note in self._durable.items() if note.topic}
+        ids = await self._topic_ids()
+        if any(ids.get(topic, known[topic]) != known[topic] for topic in known):
+            await consumer.perform_seek()
+
     def committable(self) -> Mapping[TP, int]:
         """Offsets as of the last checkpoint."""
-        return self._durable
+        return {tp: note.resume_at for tp, note in self._durable.items()}
+
+    def commit_text(self, tp: TP) -> str:
+        """The note that is committed beside the offset."""
+        note = self._durable.get(tp)
+        return "" if note is None else encode_note(note)
 
     def held_back(self) -> set[TP]:
         """Partitions that are ahead of the others in event time and have much buffered."""
         return self._held_back
 
     async def revoked(self, consumer: Any) -> None:
-        """Partitions go away: make what was processed durable before another worker reads on."""
-        if self._engine is not None and self._epoch >= 0:
-            await self.tick(consumer)
+        """Partitions go away: make what was processed durable before another worker reads on.
+
+        Nothing is done after that: it could not be committed, and another worker would do it again.
+        """
+        if self._engine is None or self._epoch < 0:
+            return
+        await self.tick(consumer, last=True)
 
     # -- helpers
 

@@ -267,9 +267,9 @@ class Timeline:
             events = [events[i] for i in order.tolist()]
         return Taken(events, times, ticks)
 
-    def positions(self) -> dict[Source, Position]:
-        """Where each source stands, for a checkpoint."""
-        return {source: lane.position() for source, lane in self._lanes.items()}
+    def position(self, source: Source) -> Position:
+        """Where a source stands, for a checkpoint."""
+        return self._lanes[source].position()
 
     def _count_late(self, times: IntArray, due: IntArray) -> None:
         behind = np.maximum(due, self.high) - times

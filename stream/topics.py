@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from uuid import UUID
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
@@ -112,3 +113,19 @@ def partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int
         for topic in admin.describe_topics(names)
         if not topic.get("error_code") and topic["partitions"]
     }
+
+
+def topic_ids(bootstrap: str, names: list[str]) -> dict[str, str]:
+    """Ids of those of ``names`` that exist and have one (brokers before Kafka 2.8 have none).
+
+    A topic that is deleted and made anew has another id. Raises ``TopicsError``.
+    """
+    admin = connect(bootstrap)
+    try:
+        topics = admin.describe_topics(names)
+    except KafkaError as error:
+        raise TopicsError(f"topics at {bootstrap} cannot be described: {error}") from error
+    finally:
+        admin.close()
+    ids = {topic["name"]: topic.get("topic_id") for topic in topics if not topic.get("error_code")}
+    return {name: str(found) for name, found in ids.items() if found and UUID(str(found)).int}

@@ -30,6 +30,7 @@ from replay.player import PlayReport, play
 from state.store import Store
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.events import Watermark
+from stream.resume import Place
 from stream.scenario import Scenario, Times
 from stream.timeline import Source
 from surgeline.launch import Child
@@ -377,7 +378,7 @@ def rehearse(scenario: Scenario, bootstrap: str, folder: Path) -> Kept:
             for record in read_topic(bootstrap, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:
-            engine.assign(source, None)
+            engine.assign(source, Place())
         for source, records in batches.items():
             engine.ingest(source, records, round(time.time() * 1000))
         engine.advance()

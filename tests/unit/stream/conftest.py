@@ -16,6 +16,7 @@ from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
 from stream.events import Action, Impression, Watermark
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 
@@ -72,7 +73,7 @@ class Rig:
 
     def assign(self, *sources: Source) -> None:
         for source in sources:
-            self.next[source] = self.engine.assign(source, None) or 0
+            self.next[source] = self.engine.assign(source, Place()) or 0
 
     def read(self, logs: Logs, source: Source, size: int) -> None:
         """Ingest the next ``size`` records of a source."""

@@ -25,6 +25,7 @@ from state.store import Store
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import SECONDS, History, HotItem, LiveView, Moment
 from stream.live import _page, add_pages
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 
@@ -64,7 +65,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     scenario = Scenario()
     engine = Engine(scenario, Store(tmp_path / "state"), resolve_trunk(scenario.trunk, tmp_path))
     for kind in (IMPRESSIONS, ACTIONS_KIND):
-        engine.assign(Source(kind, 0), None)
+        engine.assign(Source(kind, 0), Place())
     yield engine
     engine.store.close()
 
