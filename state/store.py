@@ -70,6 +70,10 @@ class Store:
         """Apply ``batch`` atomically."""
         self._db.write(batch.native, self._write_options)
 
+    def flush(self) -> None:
+        """Bring what is in memory into files that do not need the write-ahead log."""
+        self._db.flush()
+
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
         with contextlib.suppress(DbClosedError):

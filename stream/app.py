@@ -30,6 +30,8 @@ from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
 TICK_S = 1.0
+#: How often a worker looks whether its topics are still the same ones.
+CHECK_TOPICS_S = 30.0
 
 
 class SurgelineWorker(faust.Worker):
@@ -178,6 +180,11 @@ def add_agents(app: SurgelineApp) -> None:
             except Exception as error:
                 await app.crash(error)
                 raise
+
+    @app.timer(CHECK_TOPICS_S)
+    async def check_topics() -> None:
+        if not app.rebalancing:
+            await runtime.check_topics(app.consumer)
 
     @app.on_partitions_revoked.connect
     async def revoked(app: Any, revoked: Any, **kwargs: Any) -> None:

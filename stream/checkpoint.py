@@ -14,7 +14,7 @@ from stream.events import ACTIONS
 from stream.lane import NEVER
 from stream.resume import Known
 
-_PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
+_PROGRESS, _LEARNERS, _BEGUN = b"meta/engine", b"meta/learners", b"meta/begun"
 
 
 class Totals(msgspec.Struct):
@@ -56,6 +56,17 @@ class Progress(msgspec.Struct):
     join: JoinCounts
     positions: list[tuple[int, int, Known]]
     high: int = NEVER
+
+
+def begin(store: Store) -> bool:
+    """Mark a store as begun, where no write-ahead log is needed to find that. False if it was already."""
+    if store.get(_BEGUN) is not None:
+        return False
+    batch = Batch()
+    batch.put(_BEGUN, b"1")
+    store.commit(batch)
+    store.flush()
+    return True
 
 
 def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:

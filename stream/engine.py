@@ -22,7 +22,7 @@ from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
 from state.store import Batch, Store
-from stream.checkpoint import Progress, Totals, read_progress, write_progress
+from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
 from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
@@ -100,6 +100,7 @@ class Engine:
         self.published_until = NEVER
         self._last_learned_tick = NEVER
         self._known: dict[Source, Known] = {}
+        self._state_gone = False
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
@@ -121,7 +122,7 @@ class Engine:
         the totals, words into the notices.
         """
         name = f"{KIND_NAMES[source.kind]} {source.partition}"
-        found = resumption(self.source, name, self._known.get(source), place)
+        found = resumption(self.source, name, self._known.get(source), place, self._state_gone)
         for kind, text in found.said:
             self.notices.say(kind, text, subject=name)
         self.totals.rewound += found.rewound
@@ -479,6 +480,8 @@ class Engine:
 
     def _restore(self) -> None:
         found = read_progress(self.store, self.tick_ms, self.trunk.hash)
+        # A folder that was begun and knows nothing has lost its write-ahead log, or was killed at once.
+        self._state_gone = not begin(self.store) and found is None
         if found is None:
             return
         progress, learners = found

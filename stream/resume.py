@@ -51,8 +51,13 @@ class Resumption(NamedTuple):
     version: int = 0
 
 
-def resumption(worker: str, name: str, own: Known | None, place: Place) -> Resumption:
-    """Decide for the partition called ``name``. ``own`` is what the state knows of it, if anything."""
+def resumption(
+    worker: str, name: str, own: Known | None, place: Place, state_gone: bool = False
+) -> Resumption:
+    """Decide for the partition called ``name``. ``own`` is what the state knows of it, if anything.
+
+    ``state_gone``: the state folder is not new and knows nothing; what this worker committed is in no state.
+    """
     said: list[tuple[str, str]] = []
     committed, note = place.committed, place.note
     if own is not None and (why := _made_anew(own, place)):
@@ -62,12 +67,25 @@ def resumption(worker: str, name: str, own: Known | None, place: Place) -> Resum
         committed = note = None
     if committed is not None and place.end is not None and committed > place.end:
         committed = note = None
+    if own is None and state_gone and note is not None and note.worker == worker:
+        own = Known(_fresh(0), note.topic, note.before, note.earlier)
+        if note.before is not None:
+            own.position = _fresh(note.before.end)
+            own.position.open_ranges = complement(note.before.done(), note.before.end)
     before, earlier = (None, []) if note is None else taken_from(note, worker)
     rewound = twice = 0
     version = note.version if note is not None and note.worker == worker else 0
     if own is None:
         position = note.position() if note is not None else _fresh(committed or 0)
         read_from = committed if note is None else position.resume_at
+        if note is not None and note.worker == worker and (done := size(note.done())):
+            said.append(
+                (
+                    "new_state",
+                    f"{name}: this state is new, and a worker of this name has committed {done} records "
+                    "before; it goes on after them, and what was learned from them is not in this state",
+                )
+            )
     else:
         position, rewound, twice = _merged(worker, own, committed, note)
         read_from = position.resume_at
