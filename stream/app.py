@@ -29,6 +29,8 @@ from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, lo
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
+logger = logging.getLogger(__name__)
+
 TICK_S = 1.0
 #: How often a worker looks whether its topics are still the same ones.
 CHECK_TOPICS_S = 30.0
@@ -78,6 +80,10 @@ UNUSABLE = (
 )
 
 
+def _exit(line: str) -> NoReturn:
+    raise SystemExit(line)
+
+
 def check_web_port(bind: str, port: int) -> None:
     """Raise ``WebPortError`` where nobody can listen on ``bind``: before the state is touched."""
     family = socket.AF_INET6 if ":" in bind else socket.AF_INET
@@ -95,6 +101,24 @@ class SurgelineApp(faust.App):
     """A Faust app whose offsets belong to the engine's state (``offsets``, see ``stream.transport``)."""
 
     offsets: Runtime
+    _gave_up = False
+
+    def give_up(self, error: Exception) -> None:
+        """End this process with status 1 and one line on stderr; a bug has its traceback in the log, once.
+
+        A tick that broke half-way leaves memory behind the checkpoint: only a restart is right. Faust's own
+        ``crash`` would print the error's traceback for every service above the one that failed.
+        """
+        if self._gave_up:
+            return
+        self._gave_up = True
+        fault = self.offsets.fault or error
+        if isinstance(fault, StateError):
+            line = f"Error: {fault}"
+        else:
+            logger.critical("The engine failed", exc_info=fault)
+            line = f"Error: the engine failed ({fault!r}); the state is that of the last checkpoint"
+        self.loop.call_soon(_exit, line)
 
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
@@ -157,9 +181,8 @@ def add_agents(app: SurgelineApp) -> None:
             try:
                 await runtime.ingest(batch)
             except Exception as error:
-                # A tick that broke half-way leaves memory behind the checkpoint: only a restart is right.
-                await app.crash(error)
-                raise
+                app.give_up(error)
+                return
 
     for name in (app.scenario.topics.impressions, app.scenario.topics.actions):
         app.agent(batch_topic(app, name), name=f"take-{name}")(take)
@@ -169,8 +192,7 @@ def add_agents(app: SurgelineApp) -> None:
         try:
             await runtime.drive(app.consumer)
         except Exception as error:
-            await app.crash(error)
-            raise
+            app.give_up(error)
 
     @app.timer(TICK_S)
     async def tick() -> None:
@@ -178,8 +200,7 @@ def add_agents(app: SurgelineApp) -> None:
             try:
                 await runtime.tick(app.consumer)
             except Exception as error:
-                await app.crash(error)
-                raise
+                app.give_up(error)
 
     @app.timer(CHECK_TOPICS_S)
     async def check_topics() -> None:
@@ -188,7 +209,10 @@ def add_agents(app: SurgelineApp) -> None:
 
     @app.on_partitions_revoked.connect
     async def revoked(app: Any, revoked: Any, **kwargs: Any) -> None:
-        await runtime.revoked(app.consumer)
+        try:
+            await runtime.revoked(app.consumer)
+        except Exception as error:
+            app.give_up(error)
 
 
 def _from_environment() -> SurgelineApp:

@@ -488,7 +488,7 @@ class Engine:
         self.done_until, self.labels_until = progress.done_until, progress.labels_until
         self.published_until = progress.published_until
         # What the last checkpoint changed may not have been published before the process ended.
-        self.features.mark_changed_since(progress.published_until)
+        self.features.republish_since(progress.published_until)
         self._last_learned_tick = progress.last_learned_tick
         self.version, self.totals = progress.version, progress.totals
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}

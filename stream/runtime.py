@@ -22,7 +22,7 @@ from faust.types import TP
 from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
-from models.weights import WeightsError
+from models.weights import Weights, WeightsError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
 from stream.decode import Refused
@@ -51,6 +51,10 @@ BUFFER_LIMIT = 30_000
 GC_THRESHOLDS = (100_000, 50, 1000)
 
 
+class BrokenEngineError(RuntimeError):
+    """The engine failed before and does nothing more; ``Runtime.fault`` says how."""
+
+
 class Runtime:
     """Drives one ``Engine``; implements the transport's ``OffsetOwner``."""
 
@@ -66,7 +70,8 @@ class Runtime:
         self._engine: Engine | None = None
         self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
         self._stopping = False
-        self._broken = False
+        #: What ended the engine: memory may be half-way through a tick, so it is asked for nothing more.
+        self.fault: BaseException | None = None
         self._epoch = -1
         self._durable: dict[TP, CommitNote] = {}
         #: No event is taken and no tick runs: what is done now could not be committed any more.
@@ -74,6 +79,8 @@ class Runtime:
         self._held_back: set[TP] = set()
         #: Held by whoever takes events in or decides what is durable.
         self._intake = asyncio.Lock()
+        #: Held by whoever publishes: a rebalance or the end may tick while the timer's tick does.
+        self._publishing = asyncio.Lock()
         self._refused: list[tuple[str, int, Refused]] = []
         #: Newest feature rows that have not reached the features topic, by (table, entity).
         self._unsent: dict[tuple[str, str], bytes] = {}
@@ -123,12 +130,13 @@ class Runtime:
         """
         self._stopping = True
         if self._engine is not None:
-            if not self._broken:
+            if self.fault is None:
                 try:
                     await self.tick(None)
                 except Exception:
                     logger.exception("The last tick failed; the state is that of the last checkpoint")
-            await self._call(self._engine.store.close)
+            closed = self._engine.store.close
+            await asyncio.get_running_loop().run_in_executor(self._thread, closed)
             self._engine = None
         await self._publisher.stop()
         self._thread.shutdown(wait=True)
@@ -207,15 +215,22 @@ class Runtime:
             self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            weights, notes, rows = await self._call(self._checkpoint, created_at)
-        self._durable = {self._tp(source): note for source, note in notes.items()}
+            weights, rows, complete_until = await self._call(self._checkpoint, created_at)
         self._unsent.update(((table, entity), row) for table, entity, row in rows)
+        async with self._publishing:
+            await self._publish(weights, complete_until, consumer)
+        self.metrics.tick.observe(time.monotonic() - started)
+
+    async def _publish(self, weights: Weights, complete_until: int, consumer: Any | None) -> None:
+        engine = self.engine
+        # Taken out while they are on their way: another tick adds rows meanwhile.
+        sending, self._unsent = self._unsent, {}
         try:
             sent = await self._publisher.feature_rows(
-                (table, entity, row) for (table, entity), row in self._unsent.items()
+                (table, entity, row) for (table, entity), row in sending.items()
             )
-            self._unsent.clear()
-            self.engine.published_until = weights.watermarks.features
+            sending = {}
+            engine.published_until = complete_until
             if consumer is not None:
                 await consumer.commit()
             size = await self._publisher.weights(weights)
@@ -229,7 +244,8 @@ class Runtime:
             self.metrics.published.inc()
             self.metrics.version.set(weights.version)
             self.metrics.weights_bytes.set(size)
-        self.metrics.tick.observe(time.monotonic() - started)
+        finally:
+            self._unsent = sending | self._unsent
 
     def _advance(self, ends: Mapping[Source, bool]) -> int:
         engine, now = self.engine, time.monotonic()
@@ -239,18 +255,22 @@ class Runtime:
         self._align()
         return ran
 
-    def _checkpoint(
-        self, created_at: int
-    ) -> tuple[Any, dict[Source, CommitNote], list[tuple[str, str, bytes]]]:
+    def _checkpoint(self, created_at: int) -> tuple[Weights, list[tuple[str, str, bytes]], int]:
+        """The next weights, the rows to publish, and up to when rows are complete once these are out."""
         engine = self.engine
         started = time.monotonic()
         weights = engine.weights(created_at)
-        rows = list(engine.features.take_changed())
+        rows = engine.features.take_changed()
+        complete_until = (
+            engine.published_until if engine.features.republishing else weights.watermarks.features
+        )
+        # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         engine.checkpoint()
+        self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine, self._refused_by_topic, created_at)
         self.history.record(engine, engine.totals.refused, created_at)
-        return weights, engine.commit_notes(), rows
+        return weights, rows, complete_until
 
     async def _send_dead_letters(self) -> bool:
         """Dead letters must be out before their offsets are done. False: not this time, no checkpoint."""
@@ -340,8 +360,11 @@ class Runtime:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, function, *args)
 
     def _guarded(self, function: Callable[..., T], *args: Any) -> T:
+        # A call that stood in line behind the one that failed must not checkpoint what that left.
+        if self.fault is not None:
+            raise BrokenEngineError(f"the engine failed before: {self.fault}") from self.fault
         try:
             return function(*args)
-        except BaseException:
-            self._broken = True
+        except BaseException as error:
+            self.fault = error
             raise

@@ -275,7 +275,7 @@ def test_after_a_restart_only_what_changed_since_is_published_again(store: Store
     taken = dict(table.take_changed())
     checkpoint(table, store)
     again = DecayedCounts("item", HALF_LIVES, store, 100)
-    again.mark_changed_since(START + TICK)
+    again.republish_since(START + TICK)
     assert dict(again.take_changed()) == {entity: taken[entity] for entity in "bc"}
 
 
