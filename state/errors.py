@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 #: What decoders of stored bytes raise where the bytes are not what was written.
-_UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, LookupError, ArithmeticError)
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 #: errno of an operating system's error in RocksDB's text, which names it in words only.
 _REASONS = {
     os.strerror(number): number
@@ -46,11 +46,7 @@ class StateDamagedError(StateFormatError):
 
     def __init__(self, folder: Path, reason: str) -> None:
         self.folder = folder
-        super().__init__(
-            f"state folder {folder} is damaged: {_one_line(reason)}. Put back a backup of the whole folder, "
-            f"or set it aside (mv {folder} {folder}.damaged) and start anew; without a backup the weights "
-            f"and counts learned {_begun(folder)} are lost"
-        )
+        super().__init__(f"state folder {folder} is damaged: {_one_line(reason)}. {start_anew(folder)}")
 
 
 class StateDiskError(StateError):
@@ -65,6 +61,14 @@ class StateDiskError(StateError):
             f"state folder {folder} cannot be used: {what} ({_one_line(reason)}). {helps} and start again: "
             "what stands there is the last checkpoint, and reading goes on from it"
         )
+
+
+def start_anew(folder: Path) -> str:
+    """What a person does about a state that cannot be read, and what it costs."""
+    return (
+        f"Put back a backup of the whole folder, or set it aside (mv {folder} {folder}.damaged) and start "
+        f"anew; without a backup the weights and counts learned {_begun(folder)} are lost"
+    )
 
 
 def state_error(folder: Path, error: Exception) -> StateError:
@@ -87,13 +91,7 @@ def state_error(folder: Path, error: Exception) -> StateError:
 
 @contextlib.contextmanager
 def decoding(folder: Path, what: str) -> Iterator[None]:
-    """Bytes of ``folder`` are decoded here: whatever does not decode is damage to ``what``.
-
-    >>> with decoding(Path("state/w0"), "the row of 'x'"):
-    ...     int.from_bytes(b"", "tiny")
-    Traceback (most recent call last):
-    state.errors.StateDamagedError: state folder state/w0 is damaged: the row of 'x': byteorder must be ...
-    """
+    """Bytes of ``folder`` are decoded here: whatever does not decode is damage to ``what``."""
     try:
         yield
     except _UNDECODABLE as error:

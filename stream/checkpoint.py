@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from state.errors import StateFormatError
+from state.errors import StateDamagedError, StateFormatError, decoding
 from state.join import JoinCounts
 from state.store import Batch, Store
 from stream.events import ACTIONS
@@ -83,17 +83,10 @@ def read_progress(store: Store, tick_ms: int, trunk_hash: str) -> tuple[Progress
     data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
     if data is None:
         return None
-    try:
+    with decoding(store.path, "how far it has come, unless another version of Surgeline wrote it"):
         progress = msgspec.msgpack.decode(data, type=Progress)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StateFormatError(
-            f"state in {store.path} is damaged or of another version of Surgeline ({error}); "
-            "use a new state folder"
-        ) from error
     if learners is None:
-        raise StateFormatError(
-            f"state in {store.path} is damaged: it has no learners; use a new state folder"
-        )
+        raise StateDamagedError(store.path, "it has no learners")
     if progress.tick_ms != tick_ms:
         raise StateFormatError(
             f"state in {store.path} was written with times.tick_s = {progress.tick_ms / 1000:g}, the "

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.deep.trunk import Trunk
+from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from models.weights import FeatureScheme, Watermarks, Weights
+from state.errors import StateFormatError, start_anew
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
@@ -493,5 +495,11 @@ class Engine:
         self.version, self.totals = progress.version, progress.totals
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)
-        self.panel.load_state(learners)
+        try:
+            self.panel.load_state(learners)
+        except LearnerStateError as error:
+            raise StateFormatError(
+                f"state in {self.store.path} is damaged, or of other learners or features than the scenario's: "
+                f"{error}. Restore these, or: {start_anew(self.store.path)}"
+            ) from error
         self.timeline.restore(self.done_until, progress.high)
