@@ -10,6 +10,9 @@ from state.errors import decoding
 from state.formulas import row_time
 from state.store import Store
 
+#: Stored rows that one part looks at: about 60 ms of every second until all are out.
+REPUBLISH_ROWS = 20_000
+
 
 class Republish:
     """One pass over a table's stored rows that count something after ``since`` (ms)."""
@@ -22,14 +25,12 @@ class Republish:
         self._since = since
         self._next = prefix
 
-    def take(self, limit: int) -> list[tuple[str, bytes]]:
-        """(entity, packed row) among the next ``limit`` stored rows, as the store holds them now."""
+    def take(self) -> list[tuple[str, bytes]]:
+        """(entity, packed row) among the next ``REPUBLISH_ROWS``, as the store holds them now."""
         rows: list[tuple[str, bytes]] = []
-        if limit < 1:
-            return rows
         # A new scan each time: an iterator that stays open would go on showing the store as it was.
         for looked, (key, value) in enumerate(self._store.scan(self._prefix, self._next)):
-            if looked == limit:
+            if looked == REPUBLISH_ROWS:
                 self._next = key
                 return rows
             with decoding(self._store.path, f"row {key!r}"):

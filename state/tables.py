@@ -21,8 +21,6 @@ from state.store import Batch, Store
 IntArray = npt.NDArray[np.int64]
 
 INITIAL_ROWS = 1024
-#: Stored rows that one ``take_changed`` looks at for publishing again: about 60 ms.
-REPUBLISH_ROWS = 20_000
 _COLUMNS = ("_counts", "_last", "_touched", "_dirty", "_unpublished")
 
 
@@ -179,7 +177,7 @@ class DecayedCounts:
     def take_changed(self) -> list[tuple[str, bytes]]:
         """(entity, packed row) of all rows that changed since the last call, for publishing.
 
-        While ``republish_since`` goes on, the next of its rows follow, at most ``REPUBLISH_ROWS``.
+        While ``republish_since`` goes on, a part of its rows follows.
         """
         slots = np.flatnonzero(self._unpublished[: len(self._entities)])
         self._unpublished[slots] = False
@@ -197,7 +195,7 @@ class DecayedCounts:
     def _republished(self) -> list[tuple[str, bytes]]:
         if self._again is None:
             return []
-        rows = self._again.take(REPUBLISH_ROWS)
+        rows = self._again.take()
         if self._again.done:
             self._again = None
         # A row in memory may be newer than the stored one, and then it has been taken already.

@@ -499,7 +499,7 @@ class Engine:
             self.panel.load_state(learners)
         except LearnerStateError as error:
             raise StateFormatError(
-                f"state in {self.store.path} is damaged, or of other learners or features than the scenario's: "
-                f"{error}. Restore these, or: {start_anew(self.store.path)}"
+                f"state in {self.store.path} is damaged, or of other learners or features than the "
+                f"scenario's: {error}. Restore these, or: {start_anew(self.store.path)}"
             ) from error
         self.timeline.restore(self.done_until, progress.high)
