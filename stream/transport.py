@@ -115,6 +115,8 @@ class Consumer(driver.Consumer):
         for tp, fetched in records.items():
             if not self.is_batched(tp.topic):
                 single[tp] = fetched
+            elif epoch != self.epoch or generation != self.app.consumer_generation_id:
+                return  # a seek while the batch before was handed over: all of this is read again
             elif self._wanted(tp, active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 message = self._to_batch(tp, fetched)
