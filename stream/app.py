@@ -103,7 +103,7 @@ class SurgelineApp(faust.App):
     offsets: Runtime
     _gave_up = False
 
-    def give_up(self, error: Exception) -> None:
+    def give_up(self, error: BaseException) -> None:
         """End this process with status 1 and one line on stderr; a bug has its traceback in the log, once.
 
         A tick that broke half-way leaves memory behind the checkpoint: only a restart is right. Faust's own
@@ -128,6 +128,7 @@ class SurgelineApp(faust.App):
             await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
+            self._gave_up = True
             raise SystemExit(f"Error: {error}") from error
         await super().on_first_start()
 
@@ -137,6 +138,8 @@ class SurgelineApp(faust.App):
         await self.offsets.leave(self.consumer)
         await super().on_stop()
         await self.offsets.stop()
+        if self.offsets.fault is not None:
+            self.give_up(self.offsets.fault)
 
 
 def create_app(scenario: Scenario) -> SurgelineApp:

@@ -134,7 +134,8 @@ class Runtime:
                 try:
                     await self.tick(None)
                 except Exception:
-                    logger.exception("The last tick failed; the state is that of the last checkpoint")
+                    if self.fault is None:  # else the app says it
+                        logger.exception("The last tick failed; the state is that of the last checkpoint")
             closed = self._engine.store.close
             await asyncio.get_running_loop().run_in_executor(self._thread, closed)
             self._engine = None

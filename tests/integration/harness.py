@@ -195,14 +195,22 @@ class Worker(Process):
     """``faust -A stream.app worker``; the same arguments again restart it on its state.
 
     Each start has a web port of its own, as a new container has a host name of its own: a static member
-    must get its partitions all the same.
+    must get its partitions all the same. ``logs``: a folder for the log where ``home`` may not take it.
     """
 
-    def __init__(self, scenario: Scenario, bootstrap: str, home: Path, worker_id: str = "0") -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        bootstrap: str,
+        home: Path,
+        worker_id: str = "0",
+        logs: Path | None = None,
+    ) -> None:
         self.scenario, self.home, self.worker_id = scenario, home, worker_id
         self.port = brokers.free_port()
-        home.mkdir(parents=True, exist_ok=True)
-        path = home / f"{scenario.name}.toml"
+        logs = logs or home
+        logs.mkdir(parents=True, exist_ok=True)
+        path = logs / f"{scenario.name}.toml"
         path.write_text(to_toml(scenario))
         faust = Path(sys.executable).with_name("faust")
         env = {
@@ -212,7 +220,7 @@ class Worker(Process):
             "SURGELINE_WORKER_ID": worker_id,
         }
         argv = [str(faust), "-A", "stream.app", "worker", "-l", "info", "--web-port", str(self.port)]
-        super().__init__(argv, home / f"worker-{scenario.name}-{worker_id}.log", env)
+        super().__init__(argv, logs / f"worker-{scenario.name}-{worker_id}.log", env)
 
     @property
     def state_folder(self) -> Path:
