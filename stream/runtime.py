@@ -216,13 +216,13 @@ class Runtime:
             self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            weights, rows, complete_until = await self._call(self._checkpoint, created_at)
+            weights, rows, complete = await self._call(self._checkpoint, created_at)
         self._unsent.update(((table, entity), row) for table, entity, row in rows)
         async with self._publishing:
-            await self._publish(weights, complete_until, consumer)
+            await self._publish(weights, complete, consumer)
         self.metrics.tick.observe(time.monotonic() - started)
 
-    async def _publish(self, weights: Weights, complete_until: int, consumer: Any | None) -> None:
+    async def _publish(self, weights: Weights, complete: tuple[int, int], consumer: Any | None) -> None:
         engine = self.engine
         # Taken out while they are on their way: another tick adds rows meanwhile.
         sending, self._unsent = self._unsent, {}
@@ -231,7 +231,8 @@ class Runtime:
                 (table, entity, row) for (table, entity), row in sending.items()
             )
             sending = {}
-            engine.published_until = complete_until
+            if complete[0] == engine.totals.older_logs:  # else time has started over meanwhile
+                engine.published_until = complete[1]
             if consumer is not None:
                 await consumer.commit()
             size = await self._publisher.weights(weights)
@@ -256,22 +257,21 @@ class Runtime:
         self._align()
         return ran
 
-    def _checkpoint(self, created_at: int) -> tuple[Weights, list[tuple[str, str, bytes]], int]:
-        """The next weights, the rows to publish, and up to when rows are complete once these are out."""
+    def _checkpoint(self, created_at: int) -> tuple[Weights, list[tuple[str, str, bytes]], tuple[int, int]]:
+        """The next weights, the rows to publish, and (pass of time, up to when these make rows complete)."""
         engine = self.engine
         started = time.monotonic()
         weights = engine.weights(created_at)
         rows = engine.features.take_changed()
-        complete_until = (
-            engine.published_until if engine.features.republishing else weights.watermarks.features
-        )
+        until = engine.published_until if engine.features.republishing else weights.watermarks.features
+        complete = engine.totals.older_logs, until
         # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         engine.checkpoint()
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine, self._refused_by_topic, created_at)
         self.history.record(engine, engine.totals.refused, created_at)
-        return weights, rows, complete_until
+        return weights, rows, complete
 
     async def _send_dead_letters(self) -> bool:
         """Dead letters must be out before their offsets are done. False: not this time, no checkpoint."""

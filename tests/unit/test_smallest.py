@@ -38,6 +38,7 @@ PART_OF_A_RESULT = {
     "models.online.metrics.WINDOW_TICKS",
     "serving.feature_view.DEFAULT_CAPACITY",
     "serving.messages.MAX_BATCH_ITEMS",
+    "stream.lane.PARKED_LIMIT",
     "stream.publish.CUT_BYTES",
     "stream.topics.MAX_RECORD_BYTES",
 }

@@ -21,6 +21,7 @@ from state.errors import StateDiskError
 from state.store import Store
 from stream.decode import Record
 from stream.events import Impression, Watermark
+from stream.lane import NEVER
 from stream.metrics import WorkerMetrics
 from stream.runtime import BrokenEngineError, Runtime
 from stream.scenario import Scenario, Times
@@ -103,6 +104,19 @@ async def test_a_tick_beside_one_that_publishes_loses_no_row_and_breaks_none(run
     await asyncio.gather(timer, rebalance)
     assert publisher(runtime).items() == ["x1", "x2", "x3", "x4"]
     assert publisher(runtime).versions == [1, 2]
+
+
+async def test_rows_of_before_an_older_log_do_not_make_those_after_it_complete(runtime: Runtime) -> None:
+    await shown(runtime, 1)
+    publisher(runtime).go.clear()
+    timer = asyncio.create_task(runtime.tick(None))
+    await asyncio.sleep(0.05)
+    # What the engine does when time starts over.
+    runtime.engine.totals.older_logs += 1
+    runtime.engine.published_until = NEVER
+    publisher(runtime).go.set()
+    await timer
+    assert runtime.engine.published_until == NEVER
 
 
 async def test_rows_that_could_not_be_published_go_out_with_the_next_tick(runtime: Runtime) -> None:
