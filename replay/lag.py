@@ -38,9 +38,11 @@ class LagProbe:
             await admin.start()
             while True:
                 await asyncio.sleep(EVERY_S)
-                partitions = [TopicPartition(*key) for key in self._ends]
+                # The ends of the partitions that are asked for: the sender adds others meanwhile.
+                ends = dict(self._ends)
+                partitions = [TopicPartition(*key) for key in ends]
                 committed = await admin.list_consumer_group_offsets(self._group, partitions=partitions)
-                self.value = lag_of(self._ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
+                self.value = lag_of(ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
         except (KafkaError, OSError):
             self.value = None
         finally:

@@ -9,7 +9,9 @@ last checkpoint, from which the next start goes on to the same counts and digest
 
 from __future__ import annotations
 
+import re
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,3 +118,36 @@ def test_a_limit_on_the_size_of_files_ends_the_worker_with_one_line(
         worker.end()
     state = kept(scenario, worker.state_folder)
     assert state.digest == rehearse(scenario, broker, tmp_path / "rehearsed").digest
+
+
+def test_a_damaged_state_ends_a_start_with_one_line_that_helps(
+    broker: str, scenario_factory: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """Required, too: what the line says to do works; a state that is set aside can be put back."""
+    scenario = scenario_factory(times=TIMES)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    folder = worker.state_folder
+    try:
+        Playing(Sale(IMPRESSIONS, 60.0), scenario, broker).report()
+        worker.reached(impressions=IMPRESSIONS, samples=IMPRESSIONS)
+        assert worker.stop() == 0
+        current = (folder / "CURRENT").read_bytes()
+        (folder / "CURRENT").write_bytes(b"damaged")
+        worker = Worker(scenario, broker, tmp_path)
+        line = only_line(worker)
+        advice = re.search(r"set it aside \((mv (\S+) (\S+))\) and start anew", line)
+        assert f"state folder {folder} is damaged: " in line and advice
+        assert re.search(r"weights and counts learned since 20\d\d-\d\d-\d\d \d\d:\d\d UTC are lost", line)
+
+        subprocess.run(advice[1].split(), check=True)
+        worker = Worker(scenario, broker, tmp_path).ready()
+        assert worker.stop() == 0
+
+        shutil.rmtree(folder)
+        Path(advice[3]).rename(folder)
+        (folder / "CURRENT").write_bytes(current)
+        worker = Worker(scenario, broker, tmp_path).ready()
+        assert worker.totals()["impressions"] == IMPRESSIONS
+        assert worker.stop() == 0
+    finally:
+        worker.end()
