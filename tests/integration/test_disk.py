@@ -46,7 +46,7 @@ def only_line(worker: Worker) -> str:
     assert worker.ended() == 1
     text = worker.text()
     assert "Traceback" not in text, text[-6000:]
-    lines = [line for line in text.splitlines() if "Error" in line]
+    lines = [line for line in text.splitlines() if line.startswith("Error: ")]
     assert len(lines) == 1, "\n".join(lines)
     assert text.splitlines()[-1] == lines[0]
     return lines[0]
