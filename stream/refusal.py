@@ -79,7 +79,10 @@ async def _greet(connection: Connection, host: str, port: int) -> tuple[bool, Ba
         # Within a second limit: a TLS handshake may hang on its own.
         async with asyncio.timeout(2 * ANSWER_S):
             made = await create_conn(host, port, request_timeout_ms=round(ANSWER_S * 1000), **arguments)
-            await made.send(MetadataRequest([]))
+            answer = await made.send(MetadataRequest([]))
+            if connection.token_file is not None and not answer.brokers:
+                # The client takes every token for accepted; a broker that does not names no brokers.
+                raise SaslAuthenticationFailed
     except (KafkaError, OSError, TimeoutError, ValueError) as error:
         return made is not None, error
     finally:
