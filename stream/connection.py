@@ -368,11 +368,11 @@ def _kafka_python_tokens(path: Path) -> Any:
 
 
 class _NoSecrets(logging.Filter):
-    """Drops records of both clients that hold what is sent to log in: they print whole requests."""
+    """Drops records of both clients that hold what is sent to log in: they print whole requests, also raw."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         args = record.args if isinstance(record.args, tuple) else (record.args,)
-        return not any("Sasl" in type(arg).__name__ for arg in args)
+        return not any(isinstance(arg, bytes | bytearray) or "Sasl" in type(arg).__name__ for arg in args)
 
 
 _NO_SECRETS = _NoSecrets()

@@ -200,10 +200,10 @@ async def test_topics_that_cannot_be_joined_are_refused(
 ) -> None:
     one, other = scenario_factory(), scenario_factory()
     odd = msgspec.structs.replace(other.topics, actions=f"{other.topics.actions}-odd", partitions=3)
-    await asyncio.to_thread(ensure_topics, broker, one)
+    await asyncio.to_thread(ensure_topics, Connection(broker), one)
     await asyncio.to_thread(
         ensure_topics,
-        broker,
+        Connection(broker),
         msgspec.structs.replace(
             other, topics=msgspec.structs.replace(odd, impressions=f"{other.topics.impressions}-odd")
         ),
@@ -219,7 +219,7 @@ async def test_lag_is_what_the_engines_group_has_not_committed(
     monkeypatch.setattr("replay.lag.EVERY_S", 0.05)
     scenario = scenario_factory()
     topic = scenario.topics.impressions
-    await asyncio.to_thread(ensure_topics, broker, scenario)
+    await asyncio.to_thread(ensure_topics, Connection(broker), scenario)
     ends = {(topic, 0): 10, (topic, 1): 4}
     async with LagProbe(Connection(broker), scenario.name, ends) as probe:
         assert probe.value is None
