@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.connection import Connection
-from stream.refusal import BrokerRefused, check
+from stream.refusal import refusal
 
 log = logging.getLogger(__name__)
 
@@ -85,12 +85,9 @@ class Feed:
             await asyncio.sleep(min(delay, self._settings.last_retry_s) * random.uniform(0.5, 1.0))
 
     async def _why(self, problem: BaseException) -> str:
-        # To the client a login that is refused is a broker that is gone.
-        try:
-            await asyncio.to_thread(check, self._connection)
-        except BrokerRefused as refused:
-            return str(refused)
-        return f"lost {self._connection.bootstrap} ({problem!r})"
+        # To the client a login that is refused is a broker that is gone. One that is only slow stays slow.
+        refused = "" if isinstance(problem, TimeoutError) else await refusal(self._connection)
+        return refused or f"lost {self._connection.bootstrap} ({problem!r})"
 
     async def _session(self) -> None:
         consumer = AIOKafkaConsumer(

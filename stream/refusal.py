@@ -41,12 +41,13 @@ def check(connection: Connection) -> None:
     Returns where one takes us, and also where none answers (yet): that is for the caller to wait for. Call
     it outside an event loop, or in a thread.
     """
-    reason = asyncio.run(_reason(connection))
+    reason = asyncio.run(refusal(connection))
     if reason:
         raise BrokerRefused(reason)
 
 
-async def _reason(connection: Connection) -> str:
+async def refusal(connection: Connection) -> str:
+    """Why every broker that answers turns us away; empty where one takes us, or none answers."""
     answers = await asyncio.gather(*(_ask(connection, server) for server in connection.servers))
     return "" if None in answers else next((answer for answer in answers if answer), "")
 
