@@ -40,9 +40,7 @@ def clients(source: str) -> Iterator[tuple[int, str, bool]]:
             isinstance(node.func, ast.Attribute)
             and made.endswith("App")
             and name_of(node.func.value) == "faust"
-        ):
-            yield node.lineno, made, any(k.arg == "broker_credentials" for k in node.keywords)
-        elif made == "SurgelineApp":
+        ) or made == "SurgelineApp":
             yield node.lineno, made, any(k.arg == "broker_credentials" for k in node.keywords)
 
 
