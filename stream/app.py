@@ -1,7 +1,8 @@
 """The Faust app: ``faust -A stream.app worker -l info``. Agents and timers only.
 
-Environment: ``KAFKA_BOOTSTRAP``, ``SURGELINE_SCENARIO``, ``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a
-stable name for each worker of a group; it is the static group member and names the state folder).
+Environment: ``KAFKA_BOOTSTRAP`` and the variables of ``stream.connection``, ``SURGELINE_SCENARIO``,
+``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a stable name for each worker of a group; it is the static group
+member and names the state folder).
 """
 
 from __future__ import annotations
@@ -22,10 +23,12 @@ from faust.sensors.prometheus import setup_prometheus_sensors
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
+from stream.connection import Connection, connection
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
+from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
+from stream.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
@@ -71,6 +74,7 @@ class WebPortError(RuntimeError):
 UNUSABLE = (
     ScenarioError,
     TopicsError,
+    BrokerRefused,
     StateError,
     TrunkError,
     LearnerStateError,
@@ -101,6 +105,7 @@ class SurgelineApp(faust.App):
     """A Faust app whose offsets belong to the engine's state (``offsets``, see ``stream.transport``)."""
 
     offsets: Runtime
+    kafka: Connection
     _gave_up = False
 
     def give_up(self, error: BaseException) -> None:
@@ -125,7 +130,7 @@ class SurgelineApp(faust.App):
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
                 check_web_port(self.conf.web_bind, self.conf.web_port)
-            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
+            await asyncio.to_thread(ensure_topics, self.kafka, self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
             self._gave_up = True
@@ -145,7 +150,7 @@ class SurgelineApp(faust.App):
 def create_app(scenario: Scenario) -> SurgelineApp:
     """The app for a scenario; one worker process runs it."""
     member = worker_id()
-    bootstrap = bootstrap_servers()
+    kafka = connection(scenario.kafka)
     datadir = home() / "faust" / member
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
@@ -154,7 +159,8 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         scenario.name,
         Worker=SurgelineWorker,
         PartitionAssignor=StaticAssignor,
-        broker=[f"batch://{server}" for server in bootstrap.split(",")],
+        broker=[f"batch://{server}" for server in kafka.servers],
+        broker_credentials=kafka.faust(),
         store="memory://",
         origin="stream",
         datadir=str(datadir),
@@ -166,10 +172,10 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         topic_disable_leader=True,
         web_bind=os.environ.get("SURGELINE_WEB_BIND", "127.0.0.1"),
     )
-    app.scenario = scenario
+    app.scenario, app.kafka = scenario, kafka
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, bootstrap, member, WorkerMetrics())
+    app.offsets = Runtime(scenario, kafka, member, WorkerMetrics())
     add_agents(app)
     add_pages(app, app.offsets)
     return app

@@ -25,11 +25,13 @@ from models.deep.locate import resolve_trunk
 from models.weights import Weights, WeightsError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
+from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
+from stream.refusal import BrokerRefused
 from stream.resume import Place
 from stream.scenario import Scenario, home
 from stream.timeline import Source
@@ -58,14 +60,16 @@ class BrokenEngineError(RuntimeError):
 class Runtime:
     """Drives one ``Engine``; implements the transport's ``OffsetOwner``."""
 
-    def __init__(self, scenario: Scenario, bootstrap: str, worker_id: str, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self, scenario: Scenario, connection: Connection, worker_id: str, metrics: WorkerMetrics
+    ) -> None:
         self.scenario = scenario
         self.worker_id = worker_id
         self.history = History()
         self.metrics = metrics
-        self._bootstrap = bootstrap
+        self._connection = connection
         self.state_folder: Path = home() / "state" / f"{scenario.name}-{worker_id}"
-        self._publisher = Publisher(bootstrap, scenario.topics, worker_id)
+        self._publisher = Publisher(connection, scenario.topics, worker_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine: Engine | None = None
         self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
@@ -317,8 +321,8 @@ class Runtime:
     async def _topic_ids(self) -> Mapping[str, str]:
         """Ids of the source topics; those that cannot be had are left out: offsets are compared then."""
         try:
-            return await asyncio.to_thread(topic_ids, self._bootstrap, list(self._kinds))
-        except TopicsError as error:
+            return await asyncio.to_thread(topic_ids, self._connection, list(self._kinds))
+        except (TopicsError, BrokerRefused) as error:
             logger.warning("The topics' ids cannot be read: %s", error)
             return {}
 

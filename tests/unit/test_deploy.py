@@ -18,6 +18,7 @@ import click
 import pytest
 import yaml
 
+from stream.connection import VARIABLES
 from stream.scenario import load_scenario
 from surgeline.cli import main
 
@@ -167,8 +168,14 @@ def test_the_page_on_production_knows_every_alert_and_only_real_variables() -> N
     code = "\n".join(
         file.read_text(encoding="utf-8") for room in rooms for file in (ROOT / room).glob("*.py")
     )
-    for variable in set(re.findall(r"`((?:KAFKA|SURGELINE)_[A-Z_]+)`", page)):
-        assert f'"{variable}"' in code, f"{variable} is read by nothing"
+    named = set(re.findall(r"`((?:KAFKA|SURGELINE)_[A-Z_]+)`", page))
+    for variable in named:
+        known = variable in VARIABLES or f'"{variable}"' in code
+        assert known, f"{variable} is read by nothing"
+    # `..._FILE` stands beside the variable whose secret it holds.
+    assert {variable.removesuffix("_FILE") for variable in VARIABLES} <= {
+        n.removesuffix("_FILE") for n in named
+    }
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool on PATH")

@@ -32,15 +32,17 @@ class Room(NamedTuple):
     never: tuple[str, ...] = ()
 
 
+#: What rooms that meet Kafka need of stream/: settings, how to connect, topics. Nothing that runs an engine.
+SETTINGS = ("stream.scenario", "stream.connection", "stream.refusal", "stream.topics")
 ROOMS = {
     "stream": Room(ours=("state", "models"), never=ROCKSDB),
     "state": Room(ours=(), never=KAFKA + HTTP),
     "models": Room(ours=(), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(
-        ours=("models", "state.formulas", "stream.events", "stream.scenario", "stream.topics"),
+        ours=("models", "state.formulas", "stream.events", *SETTINGS),
         never=ROCKSDB,
     ),
-    "replay": Room(ours=("stream.events", "stream.scenario", "stream.topics"), never=ROCKSDB),
+    "replay": Room(ours=("stream.events", *SETTINGS), never=ROCKSDB),
     "bench": Room(ours=("stream", "state", "models", "serving", "replay", "surgeline")),
     "surgeline": Room(ours=("stream", "state", "models", "serving", "replay")),
 }
