@@ -16,12 +16,12 @@ from typing import Any, NoReturn
 import click
 import faust
 from aiokafka.errors import KafkaError
-from faust.assignor.partition_assignor import PartitionAssignor
 from faust.sensors.prometheus import setup_prometheus_sensors
 
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
+from stream.assignor import EvenAssignor
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
@@ -44,19 +44,6 @@ class SurgelineWorker(faust.Worker):
             if self._starting_fut is not None and self._starting_fut.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     self._starting_fut.exception()
-
-
-class StaticAssignor(PartitionAssignor):
-    """Faust's assignor, with members known by their static id instead of host and web port.
-
-    Kafka gives a static member that comes back the assignment that it had. Faust asserts that its URL is
-    still the one in there; in a new container, or at another ``--web-port``, it is not, and the worker would
-    wait for partitions for ever. The URL serves Faust's routing of table queries, which nothing here uses.
-    """
-
-    @property
-    def _url(self) -> Any:
-        return f"worker://{self.app.conf.consumer_group_instance_id}"
 
 
 class WebPortError(RuntimeError):
@@ -124,7 +111,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     app = SurgelineApp(
         scenario.name,
         Worker=SurgelineWorker,
-        PartitionAssignor=StaticAssignor,
+        PartitionAssignor=EvenAssignor,
         broker=[f"batch://{server}" for server in bootstrap.split(",")],
         store="memory://",
         origin="stream",
