@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from replay.errors import BrokerError
 from replay.records import Records
+from stream.quiet import answered, install
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
 BATCH_BYTES = 256 * 1024
@@ -120,6 +121,7 @@ class Sender:
         self._waiting: deque[tuple[asyncio.Future, str, int, int, int]] = deque()
 
     async def __aenter__(self) -> Sender:
+        install()
         self._producer = AIOKafkaProducer(
             bootstrap_servers=self._bootstrap,
             client_id="surgeline-replay",
@@ -213,6 +215,7 @@ class Sender:
             done = await future
         except KafkaError as error:
             raise self._failed(error) from error
+        answered()
         self.events += count
         self.sent_bytes += size
         # A broker names the offset of the batch's first record.

@@ -12,6 +12,7 @@ from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
+from stream.quiet import install as quieten
 from stream.scenario import ScenarioError, bootstrap_servers, home, load_scenario
 
 log = logging.getLogger(__name__)
@@ -40,8 +41,9 @@ def serve(
 ) -> None:
     """Score candidates over HTTP with the newest weights of the weights topic."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Its retries fill the log through an outage; the feeds say once what matters.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # The retries of Kafka's client and of the feeds would fill the log through an outage.
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    quieten()
     try:
         servers = bootstrap_servers(bootstrap)
         settings = load_scenario(scenario)

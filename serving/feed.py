@@ -13,6 +13,8 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream.quiet import answered
+
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
@@ -60,12 +62,12 @@ class Feed:
             began = time.monotonic()
             try:
                 await self._session()
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError:
                 # The client can also leak the cancellation of a task of its own.
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                problem: BaseException = error
+                problem: Exception = ConnectionAbortedError("its client cancelled a request")
             except (KafkaError, OSError, TimeoutError) as error:
                 problem = error
             except Exception as error:
@@ -75,8 +77,7 @@ class Feed:
             self.connected = False
             settled = time.monotonic() - began > 2 * self._settings.last_retry_s
             failures = 1 if settled else failures + 1
-            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: an outage is not a flood
-                log.warning("%s: lost %s (%r); trying again", self.topic, self._bootstrap, problem)
+            log.warning("%s: lost %s (%r); trying again", self.topic, self._bootstrap, problem)
             delay = self._settings.first_retry_s * 2.0 ** min(failures - 1, 16)
             # Jitter: a fleet of scorers should not come back in step.
             await asyncio.sleep(min(delay, self._settings.last_retry_s) * random.uniform(0.5, 1.0))
@@ -155,6 +156,7 @@ class Feed:
     async def _ends(self, consumer: Any) -> dict[TopicPartition, int]:
         async with asyncio.timeout(self._settings.answer_s):
             ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        answered(self.topic)
         await self._measure(consumer, ends)
         return ends
 

@@ -24,6 +24,7 @@ from state.errors import StateError
 from stream.assignor import EvenAssignor
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
+from stream.quiet import install as quieten
 from stream.runtime import Runtime
 from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
@@ -108,6 +109,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quieten()
     app = SurgelineApp(
         scenario.name,
         Worker=SurgelineWorker,
