@@ -25,7 +25,7 @@ SETTLED_S = 5.0
 #: Logger -> beginnings of what it says of a broker that does not answer. Held back only where the error that
 #: the line names is one of the connection.
 _CAUSES = {
-    "aiokafka.client": ("Unable connect to", "Unable to request metadata from"),
+    "aiokafka": ("Unable connect to", "Unable to request metadata from"),
     "aiokafka.consumer.fetcher": ("Failed fetch messages from", "Failed fetch offsets from"),
     "aiokafka.consumer.group_coordinator": (
         "Error sending %s to node",
@@ -46,7 +46,7 @@ _CAUSES = {
 }
 #: What follows from an outage, without an error of its own: held back while one lasts, and only then.
 _CONSEQUENCES = {
-    "aiokafka.client": ("Unable to update metadata from",),
+    "aiokafka": ("Unable to update metadata from",),
     "aiokafka.consumer.group_coordinator": (
         "Heartbeat session expired",
         "Marking the coordinator dead",
@@ -110,7 +110,8 @@ class Outage(logging.Filter):
             self._failed(record)
             return False
         if self.lasts and _says(record, text, _CONSEQUENCES):
-            self._count(record)
+            with self._lock:
+                self.held_back += 1
             return False
         return True
 
@@ -143,7 +144,8 @@ class Outage(logging.Filter):
 
     def _failed(self, record: logging.LogRecord) -> None:
         with self._lock:
-            self._count(record)
+            self.held_back += 1
+            self._last = record.getMessage()
             self._failed_at = self._clock()
             self._answered_at = None
             self._failing.add(_who(record))
@@ -158,11 +160,6 @@ class Outage(logging.Filter):
         logger.warning(
             "Kafka does not answer: %s. Trying until it does; a line a minute says so", self._last.rstrip(".")
         )
-
-    def _count(self, record: logging.LogRecord) -> None:
-        with self._lock:
-            self.held_back += 1
-            self._last = record.getMessage()
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(self._again_s):

@@ -28,6 +28,7 @@ from stream.commit_note import CommitNote, encode_note
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
+from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
 from stream.resume import Place
@@ -78,6 +79,7 @@ class Runtime:
         #: Newest feature rows that have not reached the features topic, by (table, entity).
         self._unsent: dict[tuple[str, str], bytes] = {}
         self._refused_by_topic: Counter[str] = Counter()
+        self._keys = KeyCheck(scenario.topics, metrics)
 
     # -- life
 
@@ -158,6 +160,7 @@ class Runtime:
             return
         refused = engine.ingest(source, batch.records, round(time.time() * 1000))
         self._refused += [(batch.topic, batch.partition, one) for one in refused]
+        self._keys.look(batch)
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 
@@ -249,6 +252,7 @@ class Runtime:
         engine.checkpoint()
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine, self._refused_by_topic, created_at)
+        self._keys.report(engine.notices)
         self.history.record(engine, engine.totals.refused, created_at)
         return weights, engine.commit_notes(), rows
 
