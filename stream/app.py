@@ -22,7 +22,7 @@ from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
 from stream.assignor import EvenAssignor
-from stream.live import add_pages
+from stream.live import add_pages, let_pages_speak_json
 from stream.metrics import WorkerMetrics
 from stream.quiet import install as quieten
 from stream.runtime import Runtime
@@ -87,6 +87,7 @@ class SurgelineApp(faust.App):
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
                 check_web_port(self.conf.web_bind, self.conf.web_port)
+            let_pages_speak_json(self, self.offsets)
             await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:

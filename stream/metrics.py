@@ -35,6 +35,9 @@ class WorkerMetrics:
             "topic",
             "reason",
         )
+        self.page_errors = counter(
+            "surgeline_page_errors_total", "Requests to this worker's pages that were refused", "status"
+        )
         self.late = counter(
             "surgeline_late_events_total", "Events behind the watermark (counted all the same)"
         )

@@ -24,7 +24,7 @@ TORCH = ("torch",)
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
 #: Of stream/, what runs no engine (docs/decisions/0002).
-SMALL = ("stream.events", "stream.quiet", "stream.scenario", "stream.topics")
+SMALL = ("stream.events", "stream.http_errors", "stream.quiet", "stream.scenario", "stream.topics")
 
 
 class Room(NamedTuple):
@@ -39,14 +39,7 @@ ROOMS = {
     "state": Room(ours=(), never=KAFKA + HTTP),
     "models": Room(ours=(), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(
-        ours=(
-            "models",
-            "state.formulas",
-            "stream.events",
-            "stream.quiet",
-            "stream.scenario",
-            "stream.topics",
-        ),
+        ours=("models", "state.formulas", *SMALL),
         never=ROCKSDB,
     ),
     "replay": Room(ours=SMALL, never=ROCKSDB),

@@ -1,0 +1,162 @@
+"""What a request that is none gets: one line of JSON, counted, and no traceback in the log.
+
+aiohttp answers such requests in plain text and logs each with a traceback of up to 45 lines, as if the server
+were at fault. Workers and serving speak JSON here, too, and what a caller did wrong is the caller's to read.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
+from aiohttp.web_request import BaseRequest
+from aiohttp.web_server import Server
+
+logger = logging.getLogger(__name__)
+
+JSON = "application/json"
+#: Codings of a body that can be read; brotli and zstd need libraries that we do not bring.
+CODINGS = frozenset({"", "identity", "gzip", "deflate"})
+_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+#: An answer quotes at most this much of the request.
+_QUOTED = 200
+
+Count = Callable[[int], None]
+
+
+def error(status: int, message: str, field: str = "") -> web.Response:
+    """An error as all of our servers give it."""
+    told = {"error": message, "field": field} if field else {"error": message}
+    return web.Response(status=status, body=msgspec.json.encode(told), content_type=JSON)
+
+
+def unreadable(request: BaseRequest, largest: int) -> web.Response | None:
+    """The answer to a request whose body need not be read to know that it cannot be; None for others.
+
+    ``largest``: bytes that a body may have.
+    """
+    codings = request.headers.getall("Content-Encoding", [])
+    coding = ",".join(codings).strip().lower()
+    if coding not in CODINGS:
+        answer = error(415, f"the content encoding {coding[:_QUOTED]!r} is not known; send gzip or deflate")
+        answer.headers["Accept-Encoding"] = "gzip, deflate"
+        return answer
+    charset = (request.charset or "utf-8").strip().lower()
+    if charset not in _CHARSETS:
+        return error(415, f"the charset {charset[:_QUOTED]!r} is not known; send UTF-8")
+    if (request.content_length or 0) > largest:
+        answer = error(413, f"the body is larger than {largest} bytes")
+        answer.force_close()
+        return answer
+    return None
+
+
+def in_words(problem: BaseException) -> str:
+    """A parser's complaint in one line, without its drawing of where it stands.
+
+    >>> in_words(HttpProcessingError(message="Invalid length:\\n\\n  b'-5'\\n    ^"))
+    "Invalid length: b'-5'"
+    """
+    text = problem.message if isinstance(problem, HttpProcessingError) else str(problem)
+    text = " ".join(re.sub(r"\n\s*\^\s*$", "", text).split())
+    return text.removeprefix("400, message: ")[:_QUOTED] or type(problem).__name__
+
+
+def is_callers(problem: BaseException | None) -> bool:
+    """Whether a caller did it: no request, a body that is not what it says, a connection that went away."""
+    return isinstance(problem, HttpProcessingError | RequestPayloadError | ConnectionError)
+
+
+class _Protocol(RequestHandler):
+    """One connection."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what could not be parsed, or what no handler answered."""
+        if not is_callers(exc):
+            return super().handle_error(request, status, exc, message)
+        assert exc is not None
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer had begun") from exc
+        if isinstance(exc, ContentEncodingError):
+            status = 415  # found before the body: a coding, not a broken body
+        elif isinstance(exc, LineTooLong):
+            status = 431
+        elif isinstance(exc, HttpProcessingError | RequestPayloadError):
+            status = 400
+        else:
+            status = 499  # nobody waits for it; as nginx has it, for the count alone
+        self._manager.count(status)  # type: ignore[union-attr]
+        answer = error(status, f"this is no request: {in_words(exc)}")
+        answer.force_close()
+        return answer
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """aiohttp's, except for what a caller did."""
+        problem = kwargs.get("exc_info")
+        if isinstance(problem, BaseException) and is_callers(problem):
+            logger.debug("A request could not be answered: %s", in_words(problem))
+            return
+        super().log_exception(*args, **kwargs)
+
+
+class _Server(Server):
+    """aiohttp's server, with our protocol."""
+
+    def __init__(self, *args: Any, count: Count, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.count = count
+
+    def __call__(self) -> RequestHandler:
+        """The protocol of a new connection."""
+        return _Protocol(self, loop=self._loop, **self._kwargs)
+
+
+def speak_json(app: web.Application, count: Count) -> None:
+    """Let every error of ``app`` be JSON and counted by status. Call before the application is started."""
+    make = app._make_handler
+
+    def make_handler(**options: Any) -> Server:
+        made = make(**options)
+        return _Server(
+            _json_errors(made.request_handler, count),
+            request_factory=made.request_factory,
+            handler_cancellation=made.handler_cancellation,
+            loop=made._loop,
+            count=count,
+            **made._kwargs,
+        )
+
+    # aiohttp has no public way to choose the protocol; a subclass of Application is what it warns of.
+    object.__setattr__(app, "_make_handler", make_handler)
+
+
+def _json_errors(
+    handler: Callable[[BaseRequest], Awaitable[web.StreamResponse]], count: Count
+) -> Callable[[BaseRequest], Awaitable[web.StreamResponse]]:
+    async def handle(request: BaseRequest) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as problem:
+            if problem.status < 400:
+                raise
+            count(problem.status)
+            answer = error(problem.status, problem.reason or "")
+            if "Allow" in problem.headers:
+                answer.headers["Allow"] = problem.headers["Allow"]
+            return answer
+
+    return handle
