@@ -20,7 +20,7 @@ from serving.follower import Follower
 from serving.messages import BatchScores, Scores, decode_batch, decode_request, encode_scores
 from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
-from stream.http_errors import JSON, error, in_words, speak_json, unreadable
+from stream.http_errors import JSON, BodyError, error, read_body, speak_json
 
 log = logging.getLogger(__name__)
 
@@ -141,26 +141,13 @@ class _Server:
     async def _score(
         self, request: web.Request, answer: Callable[[bytes, bool], Scores | BatchScores]
     ) -> web.Response:
-        refused = unreadable(request, MAX_BODY)
-        if refused is not None:
-            return refused
         msgpack = request.content_type in _MSGPACK_TYPES
         try:
-            async with asyncio.timeout(BODY_S):
-                body = await request.read()
+            body = await read_body(request, MAX_BODY, BODY_S)
             # On the loop: a request of 1000 items takes a few milliseconds, a thread's hand-over is not free.
             scores = answer(body, msgpack)
-        except web.HTTPRequestEntityTooLarge:
-            return error(413, f"the body is larger than {MAX_BODY} bytes")
-        except web.RequestPayloadError as problem:
-            # Not what Content-Encoding says, for example. aiohttp closes the connection; say so.
-            response = error(400, f"the body cannot be read: {in_words(problem)}")
-            response.force_close()
-            return response
-        except TimeoutError:
-            response = error(408, f"the body was not there within {BODY_S:g} s")
-            response.force_close()
-            return response
+        except BodyError as problem:
+            return problem.answer()
         except RequestError as problem:
             return error(400, problem.message, problem.field)
         except ScoreNotFiniteError as problem:

@@ -6,14 +6,16 @@ were at fault. Workers and serving speak JSON here, too, and what a caller did w
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
+import zlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import ContentEncodingError, HttpProcessingError, LineTooLong
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
@@ -21,8 +23,8 @@ from aiohttp.web_server import Server
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
-#: Codings of a body that can be read; brotli and zstd need libraries that we do not bring.
-CODINGS = frozenset({"", "identity", "gzip", "deflate"})
+#: Codings of a body that are undone; brotli and zstd need libraries that we do not bring.
+CODINGS = ("gzip", "deflate")
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 #: An answer quotes at most this much of the request.
 _QUOTED = 200
@@ -36,25 +38,69 @@ def error(status: int, message: str, field: str = "") -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(told), content_type=JSON)
 
 
-def unreadable(request: BaseRequest, largest: int) -> web.Response | None:
-    """The answer to a request whose body need not be read to know that it cannot be; None for others.
+class BodyError(Exception):
+    """A body that cannot be had; ``status`` and ``str`` are for the caller."""
 
-    ``largest``: bytes that a body may have.
-    """
-    codings = request.headers.getall("Content-Encoding", [])
-    coding = ",".join(codings).strip().lower()
-    if coding not in CODINGS:
-        answer = error(415, f"the content encoding {coding[:_QUOTED]!r} is not known; send gzip or deflate")
-        answer.headers["Accept-Encoding"] = "gzip, deflate"
-        return answer
-    charset = (request.charset or "utf-8").strip().lower()
-    if charset not in _CHARSETS:
-        return error(415, f"the charset {charset[:_QUOTED]!r} is not known; send UTF-8")
-    if (request.content_length or 0) > largest:
-        answer = error(413, f"the body is larger than {largest} bytes")
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    def answer(self) -> web.Response:
+        """What the caller gets. The connection ends with it: what is left of the body is nobody's."""
+        answer = error(self.status, str(self))
+        if self.status == 415:
+            answer.headers["Accept-Encoding"] = ", ".join(CODINGS)
         answer.force_close()
         return answer
-    return None
+
+
+async def read_body(request: web.Request, largest: int, seconds: float) -> bytes:
+    """The body of a request, unpacked: at most ``largest`` bytes, there within ``seconds``.
+
+    Raises ``BodyError``, and ``ConnectionError`` where the caller went away.
+    """
+    coding = ",".join(request.headers.getall("Content-Encoding", [])).strip().lower()
+    if coding not in (*CODINGS, "identity", ""):
+        raise BodyError(415, f"the content encoding {coding[:_QUOTED]!r} is not known; send gzip or deflate")
+    charset = (request.charset or "utf-8").strip().lower()
+    if charset not in _CHARSETS:
+        raise BodyError(415, f"the charset {charset[:_QUOTED]!r} is not known; send UTF-8")
+    if (request.content_length or 0) > largest:
+        raise BodyError(413, f"the body is larger than {largest} bytes")
+    try:
+        async with asyncio.timeout(seconds):
+            body = await request.read()
+    except TimeoutError:
+        raise BodyError(408, f"the body was not there within {seconds:g} s") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise BodyError(413, f"the body is larger than {largest} bytes") from None
+    except web.RequestPayloadError as problem:
+        raise BodyError(400, f"the body cannot be read: {in_words(problem)}") from problem
+    return unpack(body, coding, largest) if coding in CODINGS and body else body
+
+
+def unpack(body: bytes, coding: str, largest: int) -> bytes:
+    """Undo gzip or deflate, and no further than ``largest`` bytes: 200 KB can stand for 200 MB.
+
+    Raises ``BodyError``.
+
+    >>> unpack(zlib.compress(b"abc"), "deflate", 3)
+    b'abc'
+    """
+    # Some send deflate without its own header, as RFC 9110 notes.
+    wbits = 31 if coding == "gzip" else 15 if body[0] & 0x0F == 8 else -15
+    unpacker = zlib.decompressobj(wbits)
+    try:
+        whole = unpacker.decompress(body, largest + 1)
+    except zlib.error as problem:
+        raise BodyError(400, f"the body is not {coding}, which Content-Encoding says") from problem
+    if len(whole) > largest:
+        raise BodyError(413, f"the body is larger than {largest} bytes")
+    if not unpacker.eof:
+        raise BodyError(400, f"the body ends in the middle of its {coding} data")
+    if unpacker.unused_data:
+        raise BodyError(400, f"the body goes on after its {coding} data")
+    return whole
 
 
 def in_words(problem: BaseException) -> str:
@@ -91,9 +137,7 @@ class _Protocol(RequestHandler):
         assert exc is not None
         if request.writer.output_size > 0:
             raise ConnectionError("the answer had begun") from exc
-        if isinstance(exc, ContentEncodingError):
-            status = 415  # found before the body: a coding, not a broken body
-        elif isinstance(exc, LineTooLong):
+        if isinstance(exc, LineTooLong):
             status = 431
         elif isinstance(exc, HttpProcessingError | RequestPayloadError):
             status = 400
@@ -137,7 +181,8 @@ def speak_json(app: web.Application, count: Count) -> None:
             handler_cancellation=made.handler_cancellation,
             loop=made._loop,
             count=count,
-            **made._kwargs,
+            # Who wants a body unpacks it, with a limit; aiohttp would do it to bodies that nobody reads.
+            **(made._kwargs | {"auto_decompress": False}),
         )
 
     # aiohttp has no public way to choose the protocol; a subclass of Application is what it warns of.
