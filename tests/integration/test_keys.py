@@ -13,11 +13,13 @@ import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from aiokafka.partitioner import murmur2
 from kafka import KafkaProducer
+from kafka.partitioner import Partitioner
 
 from stream.scenario import Scenario
 from tests.integration.harness import T0, TIMES, Worker, until
@@ -27,9 +29,13 @@ MISPLACED = [u for u in USERS if zlib.crc32(u.encode()) % 4 != (murmur2(u.encode
 KCAT = shutil.which("kcat")
 
 
-def crc32(key: bytes, partitions: list[int], _available: list[int]) -> int:
-    """librdkafka's ``consistent``."""
-    return partitions[zlib.crc32(key) % len(partitions)]
+class Crc32(Partitioner):
+    """librdkafka's ``consistent``, in kafka-python's producer."""
+
+    def partition(
+        self, topic: str, key: Any, serialized_key: bytes, value: Any, serialized_value: bytes, cluster: Any
+    ) -> int:
+        return zlib.crc32(serialized_key) % len(cluster.partitions_for_topic(topic))
 
 
 def event(topic: str, user: str, k: int) -> bytes:
@@ -39,11 +45,10 @@ def event(topic: str, user: str, k: int) -> bytes:
 
 def send(bootstrap: str, topic: str, **options: object) -> None:
     """One event a user by a producer with these options."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap, **options)
-    sent = [producer.send(topic, key=u.encode(), value=event(topic, u, k)) for k, u in enumerate(USERS)]
-    for future in sent:
-        future.get(30)
-    producer.close()
+    with KafkaProducer(bootstrap_servers=bootstrap, **options) as producer:
+        sent = [producer.send(topic, key=u.encode(), value=event(topic, u, k)) for k, u in enumerate(USERS)]
+        for future in sent:
+            future.get(30)
 
 
 def counted(worker: Worker, name: str, topic: str) -> dict[str, float]:
@@ -74,7 +79,7 @@ def test_crc32_is_counted_and_said_and_murmur2_is_not(worker: Worker, broker: st
         worker.ready()
         send(broker, done)
         until(lambda: counted(worker, "checked_keys", done).get(""), "keys of actions are looked at")
-        send(broker, shown, partitioner=crc32)
+        send(broker, shown, partitioner=Crc32())
         until(lambda: said(worker), "it is said")
         until(lambda: counted(worker, "misplaced_keys", shown)["partitioner"], "it is counted")
         (line,) = said(worker)
@@ -93,7 +98,7 @@ def test_both_by_crc32_is_said_as_what_it_is(worker: Worker, broker: str) -> Non
         worker.ready()
         for topic in (shown, done):
             for _ in range(5):
-                send(broker, topic, partitioner=crc32)
+                send(broker, topic, partitioner=Crc32())
         until(lambda: said(worker), "it is said")
         until(lambda: counted(worker, "misplaced_keys", shown)["agreed"], "it is counted")
         (line,) = said(worker)
