@@ -20,7 +20,7 @@ from serving.follower import Follower
 from serving.messages import BatchScores, Scores, decode_batch, decode_request, encode_scores
 from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
-from stream.http_errors import JSON, BodyError, error, read_body, speak_json
+from stream.http_errors import GONE, JSON, BodyError, error, read_body, speak_json
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class _Server:
             response = await self._score(request, answer)
         except ConnectionError:
             # The caller went away while its body came. Nobody reads this; the count remains.
-            response = error(499, "the connection was closed before the body was there")
+            response = error(GONE, "the connection was closed before the body was there")
         except Exception:
             # A bug is an answer too: counted by its status, JSON as all others.
             log.exception("a score request failed")

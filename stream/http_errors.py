@@ -26,6 +26,8 @@ JSON = "application/json"
 #: Codings of a body that are undone; brotli and zstd need libraries that we do not bring.
 CODINGS = ("gzip", "deflate")
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+#: The caller went away: nobody reads this status, it is for the count. nginx has the same.
+GONE = 499
 #: An answer quotes at most this much of the request.
 _QUOTED = 200
 
@@ -114,9 +116,9 @@ def in_words(problem: BaseException) -> str:
     return text.removeprefix("400, message: ")[:_QUOTED] or type(problem).__name__
 
 
-def is_callers(problem: BaseException | None) -> bool:
-    """Whether a caller did it: no request, a body that is not what it says, a connection that went away."""
-    return isinstance(problem, HttpProcessingError | RequestPayloadError | ConnectionError)
+def is_no_request(problem: BaseException | None) -> bool:
+    """Whether a caller sent what cannot be parsed, or a body that is not what it says."""
+    return isinstance(problem, HttpProcessingError | RequestPayloadError)
 
 
 class _Protocol(RequestHandler):
@@ -132,26 +134,27 @@ class _Protocol(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what could not be parsed, or what no handler answered."""
-        if not is_callers(exc):
-            return super().handle_error(request, status, exc, message)
-        assert exc is not None
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun") from exc
-        if isinstance(exc, LineTooLong):
-            status = 431
-        elif isinstance(exc, HttpProcessingError | RequestPayloadError):
-            status = 400
+        gone = request.transport is None or request.transport.is_closing()
+        if exc is not None and is_no_request(exc):
+            if request.writer.output_size > 0:
+                raise ConnectionError("the answer had begun") from exc
+            status = 431 if isinstance(exc, LineTooLong) else 400
+            answer = error(status, f"this is no request: {in_words(exc)}")
+        elif isinstance(exc, ConnectionError) and gone:
+            status = GONE
+            answer = error(status, "the connection was closed")
         else:
-            status = 499  # nobody waits for it; as nginx has it, for the count alone
+            # For its log, and for what it raises where an answer has begun.
+            super().handle_error(request, status, exc, message)
+            answer = error(status, "the request failed inside the server; its log says why")
         self._manager.count(status)  # type: ignore[union-attr]
-        answer = error(status, f"this is no request: {in_words(exc)}")
         answer.force_close()
         return answer
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """aiohttp's, except for what a caller did."""
+        """aiohttp's, except for what is no request."""
         problem = kwargs.get("exc_info")
-        if isinstance(problem, BaseException) and is_callers(problem):
+        if isinstance(problem, BaseException) and is_no_request(problem):
             logger.debug("A request could not be answered: %s", in_words(problem))
             return
         super().log_exception(*args, **kwargs)

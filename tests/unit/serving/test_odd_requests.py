@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a negative length": (request("Content-Length: -5", length=False), 400, "Content-Length"),
     "two lengths": (request("Content-Length: 5", "Content-Length: 41", length=False), 400, "Content-Length"),
     "length and chunks": (request("Transfer-Encoding: chunked"), 400, "Transfer-Encoding"),
+    "a transfer of nobody": (request("Transfer-Encoding: nonsense", length=False), 400, "Transfer-Encoding"),
     "no chunk": (request("Transfer-Encoding: chunked", body=b"zz\r\nabc", length=False), 400, "chunk size"),
     "a chunk that never comes": (
         request("Transfer-Encoding: chunked", body=b"ffffff\r\nabc", length=False),
@@ -188,6 +189,25 @@ async def test_a_body_that_nobody_asked_for_costs_nothing(port: int) -> None:
         status, _, said = await exchange(port, request("Content-Encoding: gzip", body=body, line=line))
         assert (status, json.loads(said)) == (200, {"status": "ok"})
     assert await counts(port) == {}
+
+
+async def test_a_failure_inside_is_json_on_every_page(
+    port: int, scorer: Scorer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A bug is ours: JSON as everything, counted, and with its traceback in the log. So is a connection of
+    our own that fails while the caller waits."""
+    for bug in (RuntimeError("a bug"), ConnectionResetError("not the caller's")):
+
+        def fail(_scorer: Scorer, bug: Exception = bug) -> None:
+            raise bug
+
+        monkeypatch.setattr(serving.server, "summarise", fail)
+        status, _, body = await exchange(port, b"GET /weights HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert status == 500 and "log" in json.loads(body)["error"]
+        (record,) = caplog.get_records("call")
+        assert record.exc_info is not None and record.exc_info[1] is bug
+        caplog.clear()
+    assert await counts(port) == {"500": 2.0}
 
 
 def test_unpacking_stops_at_the_limit() -> None:
