@@ -96,12 +96,14 @@ class Heard:
 @pytest.fixture
 def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Heard]:
     heard = Heard(caplog)
-    names = {**_CAUSES, **_CONSEQUENCES}
-    for name in names:
-        logging.getLogger(name).addFilter(heard.outage)
+    loggers = [logging.getLogger(name) for name in {**_CAUSES, **_CONSEQUENCES}]
+    # Another test of this process may have installed the process's own filter.
+    before = [list(logger.filters) for logger in loggers]
+    for logger in loggers:
+        logger.filters[:] = [heard.outage]
     yield heard
-    for name in names:
-        logging.getLogger(name).removeFilter(heard.outage)
+    for logger, filters in zip(loggers, before, strict=True):
+        logger.filters[:] = filters
     heard.clock.now += 60.0
     for _, _, arguments in LINES:
         heard.outage.answered(str(arguments[0]) if arguments else "")
