@@ -52,6 +52,13 @@ _CONSEQUENCES = {
         "Marking the coordinator dead",
     ),
     "mode.timers": ("Timer %s is overlapping",),
+    # Faust's flight recorder, by the name of our consumer's module: a commit that waits for five minutes.
+    "stream.transport": (
+        "Warning: Task timed out!",
+        "Please make sure it's hanging",
+        "[%s] ",
+        "Stack for ",
+    ),
     "faust.transport.drivers.aiokafka": (
         "Aiokafka stopped fetching from",
         "Broker stopped responding to fetch requests",

@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
+import mode.utils.logging
+import mode.utils.tracebacks
 import pytest
 from aiokafka.errors import (
     AuthenticationFailedError,
@@ -23,8 +25,10 @@ from aiokafka.errors import (
     RequestTimedOutError,
     TopicAuthorizationFailedError,
 )
+from mode import get_logger
 
 from stream.quiet import _CAUSES, _CONSEQUENCES, Outage
+from stream.transport import Consumer
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 9092)")
 NOT_READY = NodeNotReadyError("Attempt to send a request to node which is not ready (node id 1).")
@@ -49,6 +53,8 @@ LINES: list[tuple[str, str, tuple[Any, ...]]] = [
         "[^---AIOKafkaConsumerThread]: Aiokafka stopped fetching from %r (last done %s)",
         ("tp", "5 minutes ago"),
     ),
+    ("stream.transport", "[^--Consumer]: Warning: Task timed out!", ()),
+    ("stream.transport", "[^--Consumer]: [%s] -End of log-", ("Flight Recorder-21",)),
     ("stream.runtime", "Publishing version %d failed: %r; the next tick tries again", (7, NOT_READY)),
     ("serving.feed", "%s: lost %s (%r); trying again", ("weights", "b:9092", TimeoutError())),
 ]
@@ -139,8 +145,8 @@ def test_everything_else_passes(heard: Heard, line: tuple[str, str, tuple[Any, .
 def test_consequences_alone_are_no_outage(heard: Heard) -> None:
     """A slow tick or a coordinator that moved is news of its own while the broker answers."""
     alone = [line for line in LINES if line[0] in _CONSEQUENCES and not _names_an_error(line)]
-    assert len(alone) == 5
-    assert len(heard.emit(*alone)) == 5
+    assert len(alone) == 7
+    assert len(heard.emit(*alone)) == 7
 
 
 def _names_an_error(line: tuple[str, str, tuple[Any, ...]]) -> bool:
@@ -183,7 +189,15 @@ def test_a_second_outage_is_said_again(heard: Heard) -> None:
     assert heard.outage.held_back == 2
 
 
-@pytest.mark.parametrize("name", {**_CAUSES, **_CONSEQUENCES})
+def test_faust_s_flight_recorder_is_a_consequence() -> None:
+    """A commit that waits for five minutes is fifty lines with a stack; its texts are Faust's."""
+    source = inspect.getsource(mode.utils.logging) + inspect.getsource(mode.utils.tracebacks)
+    for beginning in _CONSEQUENCES["stream.transport"]:
+        assert beginning in source
+    assert get_logger(Consumer.__module__).name == "stream.transport"
+
+
+@pytest.mark.parametrize("name", set({**_CAUSES, **_CONSEQUENCES}) - {"stream.transport"})
 def test_every_line_that_is_known_is_said_by_its_logger(name: str) -> None:
     """A new version of a client that words a line anew would fill the log again: fails here."""
     module = import_module({"aiokafka": "aiokafka.client"}.get(name, name))
