@@ -23,6 +23,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from replay.errors import BrokerError
 from replay.records import Records
 from stream.connection import Connection
+from stream.quiet import answered, install
 from stream.refusal import BrokerRefused, check
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
@@ -127,6 +128,7 @@ class Sender:
         self._waiting: deque[tuple[asyncio.Future, str, int, int, int]] = deque()
 
     async def __aenter__(self) -> Sender:
+        install()
         self._producer = AIOKafkaProducer(
             **self._connection.aiokafka(),
             client_id="surgeline-replay",
@@ -220,6 +222,7 @@ class Sender:
             done = await future
         except KafkaError as error:
             raise self._failed(error) from error
+        answered()
         self.events += count
         self.sent_bytes += size
         # A broker names the offset of the batch's first record.

@@ -13,6 +13,7 @@ from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
 from stream.connection import connection
+from stream.quiet import install as quieten
 from stream.refusal import BrokerRefused, check
 from stream.scenario import ScenarioError, home, load_scenario
 
@@ -42,8 +43,9 @@ def serve(
 ) -> None:
     """Score candidates over HTTP with the newest weights of the weights topic."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Its retries fill the log through an outage; the feeds say once what matters.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # The retries of Kafka's client and of the feeds would fill the log through an outage.
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    quieten()
     try:
         settings = load_scenario(scenario)
         kafka = connection(settings.kafka, bootstrap)

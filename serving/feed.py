@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.connection import Connection
+from stream.quiet import answered
 from stream.refusal import refusal
 
 log = logging.getLogger(__name__)
@@ -63,12 +64,12 @@ class Feed:
             began = time.monotonic()
             try:
                 await self._session()
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError:
                 # The client can also leak the cancellation of a task of its own.
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                problem: BaseException = error
+                problem: Exception = ConnectionAbortedError("its client cancelled a request")
             except (KafkaError, OSError, TimeoutError) as error:
                 problem = error
             except Exception as error:
@@ -78,16 +79,16 @@ class Feed:
             self.connected = False
             settled = time.monotonic() - began > 2 * self._settings.last_retry_s
             failures = 1 if settled else failures + 1
-            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: an outage is not a flood
-                log.warning("%s: %s; trying again", self.topic, await self._why(problem))
+            # To the client a login that is refused is a broker that is gone. A slow broker is only slow.
+            refused = "" if isinstance(problem, TimeoutError) else await refusal(self._connection)
+            if not refused:
+                where = self._connection.bootstrap
+                log.warning("%s: lost %s (%r); trying again", self.topic, where, problem)
+            elif failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: it stays as it is
+                log.warning("%s: %s; trying again", self.topic, refused)
             delay = self._settings.first_retry_s * 2.0 ** min(failures - 1, 16)
             # Jitter: a fleet of scorers should not come back in step.
             await asyncio.sleep(min(delay, self._settings.last_retry_s) * random.uniform(0.5, 1.0))
-
-    async def _why(self, problem: BaseException) -> str:
-        # To the client a login that is refused is a broker that is gone. One that is only slow stays slow.
-        refused = "" if isinstance(problem, TimeoutError) else await refusal(self._connection)
-        return refused or f"lost {self._connection.bootstrap} ({problem!r})"
 
     async def _session(self) -> None:
         consumer = AIOKafkaConsumer(
@@ -164,6 +165,7 @@ class Feed:
     async def _ends(self, consumer: Any) -> dict[TopicPartition, int]:
         async with asyncio.timeout(self._settings.answer_s):
             ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        answered(self.topic)
         await self._measure(consumer, ends)
         return ends
 

@@ -17,15 +17,16 @@ from typing import Any, NoReturn
 import click
 import faust
 from aiokafka.errors import KafkaError
-from faust.assignor.partition_assignor import PartitionAssignor
 from faust.sensors.prometheus import setup_prometheus_sensors
 
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
+from stream.assignor import EvenAssignor
 from stream.connection import Connection, connection
-from stream.live import add_pages
+from stream.live import add_pages, let_pages_speak_json
 from stream.metrics import WorkerMetrics
+from stream.quiet import install as quieten
 from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
 from stream.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
@@ -51,19 +52,6 @@ class SurgelineWorker(faust.Worker):
             if self._starting_fut is not None and self._starting_fut.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     self._starting_fut.exception()
-
-
-class StaticAssignor(PartitionAssignor):
-    """Faust's assignor, with members known by their static id instead of host and web port.
-
-    Kafka gives a static member that comes back the assignment that it had. Faust asserts that its URL is
-    still the one in there; in a new container, or at another ``--web-port``, it is not, and the worker would
-    wait for partitions for ever. The URL serves Faust's routing of table queries, which nothing here uses.
-    """
-
-    @property
-    def _url(self) -> Any:
-        return f"worker://{self.app.conf.consumer_group_instance_id}"
 
 
 class WebPortError(RuntimeError):
@@ -130,6 +118,7 @@ class SurgelineApp(faust.App):
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
                 check_web_port(self.conf.web_bind, self.conf.web_port)
+            let_pages_speak_json(self, self.offsets)
             await asyncio.to_thread(ensure_topics, self.kafka, self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
@@ -155,10 +144,11 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quieten()
     app = SurgelineApp(
         scenario.name,
         Worker=SurgelineWorker,
-        PartitionAssignor=StaticAssignor,
+        PartitionAssignor=EvenAssignor,
         broker=[f"batch://{server}" for server in kafka.servers],
         broker_credentials=kafka.faust(),
         store="memory://",

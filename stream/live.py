@@ -9,12 +9,18 @@ from typing import Any
 import msgspec
 from aiohttp.web import Response
 
+from stream.http_errors import speak_json
 from stream.runtime import Runtime
 
 
 @cache
 def _page() -> str:
     return files("stream").joinpath("live.html").read_text(encoding="utf-8")
+
+
+def let_pages_speak_json(app: Any, runtime: Runtime) -> None:
+    """Let errors of the worker's web server be JSON and counted; call before it is started."""
+    speak_json(app.web.web_app, lambda status: runtime.metrics.page_errors.labels(str(status)).inc())
 
 
 def add_pages(app: Any, runtime: Runtime) -> None:

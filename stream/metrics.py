@@ -26,6 +26,18 @@ class WorkerMetrics:
         self.dead_letters = counter("surgeline_dead_letters_total", "Records refused, by topic", "topic")
         self.duplicates = counter("surgeline_duplicates_total", "Duplicates dropped", "kind")
         self.orphans = counter("surgeline_orphans_total", "Actions whose impression never came in time")
+        self.checked_keys = counter(
+            "surgeline_checked_keys_total", "Keys compared with their partition (a sample)", "topic"
+        )
+        self.misplaced_keys = counter(
+            "surgeline_misplaced_keys_total",
+            "Of these, in another one than murmur2's",
+            "topic",
+            "reason",
+        )
+        self.page_errors = counter(
+            "surgeline_page_errors_total", "Requests to this worker's pages that were refused", "status"
+        )
         self.late = counter(
             "surgeline_late_events_total", "Events behind the watermark (counted all the same)"
         )

@@ -19,6 +19,7 @@ from models.weights import Weights, encode_weights, weights_key
 from stream.connection import Connection
 from stream.decode import Refused
 from stream.events import DeadLetter
+from stream.quiet import answered
 from stream.scenario import Topics
 from stream.topics import MAX_RECORD_BYTES
 
@@ -142,6 +143,7 @@ class Publisher:
         """Write one version; returns its size in bytes. Raises ``WeightsError`` where it is not finite."""
         data = encode_weights(weights)
         await self._live().send_and_wait(self._topics.weights, key=weights.key, value=data)
+        answered()
         return len(data)
 
     def _live(self) -> AIOKafkaProducer:

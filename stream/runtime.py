@@ -29,6 +29,7 @@ from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
+from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
 from stream.refusal import BrokerRefused
@@ -89,6 +90,7 @@ class Runtime:
         #: Newest feature rows that have not reached the features topic, by (table, entity).
         self._unsent: dict[tuple[str, str], bytes] = {}
         self._refused_by_topic: Counter[str] = Counter()
+        self._keys = KeyCheck(scenario.topics, metrics)
 
     # -- life
 
@@ -120,7 +122,7 @@ class Runtime:
 
     async def leave(self, consumer: Any) -> None:
         """The last tick while the consumer can still commit; nothing is done after it."""
-        if self._engine is None or self._broken or self._epoch < 0:
+        if self._engine is None or self.fault is not None or self._epoch < 0:
             return
         try:
             await self.tick(consumer, last=True)
@@ -171,6 +173,7 @@ class Runtime:
             return
         refused = engine.ingest(source, batch.records, round(time.time() * 1000))
         self._refused += [(batch.topic, batch.partition, one) for one in refused]
+        self._keys.look(batch)
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 
@@ -274,6 +277,7 @@ class Runtime:
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine, self._refused_by_topic, created_at)
+        self._keys.report(engine.notices)
         self.history.record(engine, engine.totals.refused, created_at)
         return weights, rows, complete
 

@@ -23,6 +23,16 @@ TORCH = ("torch",)
 #: Reading any of these runs what the file says.
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
+#: Of stream/, what runs no engine (docs/decisions/0002).
+SMALL = (
+    "stream.connection",
+    "stream.events",
+    "stream.http_errors",
+    "stream.quiet",
+    "stream.refusal",
+    "stream.scenario",
+    "stream.topics",
+)
 
 
 class Room(NamedTuple):
@@ -32,17 +42,15 @@ class Room(NamedTuple):
     never: tuple[str, ...] = ()
 
 
-#: What rooms that meet Kafka need of stream/: settings, how to connect, topics. Nothing that runs an engine.
-SETTINGS = ("stream.scenario", "stream.connection", "stream.refusal", "stream.topics")
 ROOMS = {
     "stream": Room(ours=("state", "models"), never=ROCKSDB),
     "state": Room(ours=(), never=KAFKA + HTTP),
     "models": Room(ours=(), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(
-        ours=("models", "state.formulas", "stream.events", *SETTINGS),
+        ours=("models", "state.formulas", *SMALL),
         never=ROCKSDB,
     ),
-    "replay": Room(ours=("stream.events", *SETTINGS), never=ROCKSDB),
+    "replay": Room(ours=SMALL, never=ROCKSDB),
     "bench": Room(ours=("stream", "state", "models", "serving", "replay", "surgeline")),
     "surgeline": Room(ours=("stream", "state", "models", "serving", "replay")),
 }
