@@ -23,7 +23,6 @@ from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
 from stream.live import add_pages
-from stream.metrics import WorkerMetrics
 from stream.runtime import Runtime
 from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
@@ -140,7 +139,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     app.scenario = scenario
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, bootstrap, member, WorkerMetrics())
+    app.offsets = Runtime(scenario, bootstrap, member)
     add_agents(app)
     add_pages(app, app.offsets)
     return app

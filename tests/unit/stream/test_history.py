@@ -15,7 +15,8 @@ from models.deep.trunk import Trunk
 from state.store import Store
 from stream.engine import Engine
 from stream.history import History, LiveView
-from stream.scenario import Scenario
+from stream.pulse import Pulse
+from stream.scenario import Scenario, Times
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
 
 
 def test_a_view_is_of_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    history, seen = History(), list[LiveView | None]()
+    history, seen = History(Pulse(Times())), list[LiveView | None]()
     metrics = engine.panel.metrics
 
     def asked_meanwhile() -> object:
