@@ -162,7 +162,7 @@ class History:
             learners=list(learners),
             champion=engine.panel.champion.name,
             moments=[],
-            waiting=engine.timeline.buffered - engine.timeline.waiting_ahead,
+            waiting=engine.timeline.buffered,
             waiting_ahead=engine.timeline.waiting_ahead,
             standing_s=self._pulse.standing_s(),
             since_tick_s=self._pulse.since_tick_s(),

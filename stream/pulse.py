@@ -28,7 +28,7 @@ class Pulse:
         self._waiting_since: float | None = None
 
     def see(self, ticks: int, waiting: int) -> None:
-        """Note the ticks that have run in all and the events that wait (without those from the future)."""
+        """Note the ticks that have run in all and the events that wait for one (not for their own time)."""
         now = self._clock()
         ran = ticks != self._ticks
         if ran:

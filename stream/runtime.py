@@ -199,7 +199,7 @@ class Runtime:
 
     def _align(self) -> None:
         timeline = self.engine.timeline
-        self.pulse.see(self.engine.totals.ticks, timeline.buffered - timeline.waiting_ahead)
+        self.pulse.see(self.engine.totals.ticks, timeline.buffered)
         ahead = timeline.ahead(BUFFER_LIMIT, time.monotonic())
         self._held_back = {self._tp(source) for source in ahead}
 
