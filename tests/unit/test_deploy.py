@@ -188,7 +188,7 @@ def test_every_alert_says_what_to_do_and_has_a_case() -> None:
 
 
 def test_what_is_no_fault_has_a_case_in_which_nothing_fires() -> None:
-    """Whoever is woken by a quiet hour turns the alerts off. Each story asks for all alerts over its length."""
+    """Whoever is woken by a quiet hour turns the alerts off. Each story asks for all alerts that fired."""
     silent = {
         test["name"]: [check["expr"] for check in test["promql_expr_test"]]
         for test in read(PROMETHEUS / "alerts_test.yml")["tests"]
