@@ -136,6 +136,7 @@ class History:
             "positives": join.positives,
             "duplicate_impressions": join.duplicate_impressions,
             "duplicate_actions": join.duplicate_actions,
+            "duplicates": join.duplicate_impressions + join.duplicate_actions,
             "orphans_expired": join.orphans_expired,
             "orphans_waiting": join.orphans_waiting,
             "late": engine.totals.late,

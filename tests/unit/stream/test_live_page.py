@@ -149,6 +149,20 @@ def test_the_browser_is_told_to_refuse_loads_from_elsewhere() -> None:
     assert "*" not in policy[1]
 
 
+def test_every_state_of_the_page_has_a_look_a_word_and_an_icon() -> None:
+    """A state without one shows as if all were well: above all the one in which ticks stand."""
+    body = CODE[CODE.index("function status()") : CODE.index("function icon(")]
+    states = set(re.findall(r'state = "(\w+)"', body))
+    assert states == {"live", "waiting", "down", "stuck", "standing"}
+    spoken = re.search(r"const spoken = \{(.*?)\}\[state\]", body)
+    colours = re.search(r"g\.fillStyle = \{(.*?)\}\[state\]", CODE)
+    assert spoken is not None and colours is not None
+    for state in states:
+        assert f'.status[data-state="{state}"] {{' in PAGE or f'.status[data-state="{state}"],' in PAGE
+        assert f"{state}: " in spoken[1] and f"{state}: " in colours[1]
+    assert "view.standing_s > 0) {\n" in body
+
+
 def test_ids_are_unique() -> None:
     ids = re.findall(r'\bid="([\w-]+)"', PAGE)
     assert sorted(ids) == sorted(set(ids))
