@@ -25,7 +25,6 @@ from state.errors import StateError
 from stream.assignor import EvenAssignor
 from stream.connection import Connection, connection
 from stream.live import add_pages, let_pages_speak_json
-from stream.metrics import WorkerMetrics
 from stream.quiet import install as quieten
 from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
@@ -165,7 +164,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
     app.scenario, app.kafka = scenario, kafka
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, kafka, member, WorkerMetrics())
+    app.offsets = Runtime(scenario, kafka, member)
     add_agents(app)
     add_pages(app, app.offsets)
     return app

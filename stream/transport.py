@@ -209,13 +209,13 @@ class Consumer(driver.Consumer):
                 entry[1] = None
         return delivered
 
-    def lag(self, tp: TP) -> int:
-        """Records between the fetcher's position and the partition's end; 0 where not known yet.
+    def lag(self, tp: TP) -> int | None:
+        """Records between the fetcher's position and the partition's end; None where not known yet.
 
         By position, not by the last record: control records of transactions have no value.
         """
         state = self._fetch_state(tp)
-        return 0 if state is None else max(int(_readable_end(state) - state.position), 0)
+        return None if state is None else max(int(_readable_end(state) - state.position), 0)
 
     def at_end(self, tp: TP) -> bool:
         """Whether the partition was read to its end and agents are done with all of it.
