@@ -219,6 +219,10 @@ class Join:
         """Event time (ms) at which the next samples close; None where none are open."""
         return self._close_time(self._to_close[0]) if self._to_close else None
 
+    def last_close(self) -> int | None:
+        """Event time (ms) at which the newest open samples close; None where none are open."""
+        return self._close_time(self._to_close[-1]) if self._to_close else None
+
     def close(self, boundary_ms: int) -> Closed | None:
         """Samples that close at or before ``boundary_ms``, which is a tick's start; None where none do."""
         due = []
@@ -241,6 +245,25 @@ class Join:
         self.counts.positives += int(labels.sum())
         segments = [live.segment for live in due]
         return Closed(np.concatenate(inputs), np.concatenate(predictions), labels, masks, segments)
+
+    def forget_all(self) -> None:
+        """Forget every impression and every waiting action, which counts as expired; the totals stay.
+
+        For an input that goes back in time: what is remembered of later ticks must not meet it. Close the
+        open samples before, at ``last_close``. Raises ``ValueError`` where some are open.
+        """
+        if self._to_close:
+            raise ValueError(f"samples are open until {self.last_close()}; close them before forgetting")
+        for live in self._segments:
+            self._delete(live)
+        self._segments.clear()
+        self._bases.clear()
+        self._rows = {}
+        self._orphans_changed.update(self._orphans)
+        self._orphans = {}
+        self._orphan_expiry.clear()
+        self.counts.orphans_expired += self.counts.orphans_waiting
+        self.counts.orphans_waiting = 0
 
     def write(self, batch: Batch) -> None:
         """Add everything that changed since the last ``write`` to ``batch``."""
@@ -331,6 +354,11 @@ class Join:
     def _close_time(self, live: _Live) -> int:
         return (live.segment.tick + 1) * self._tick_ms + self._label_window_ms
 
+    def _delete(self, live: _Live) -> None:
+        if live.written:
+            number = _number(live.segment.base)
+            self._deletes += [_COLUMNS + number, _MASKS + number]
+
     def _expire(self, boundary_ms: int) -> None:
         segments = self._segments
         while segments:
@@ -341,9 +369,7 @@ class Join:
             self._bases.popleft()
             for impression_id in oldest.segment.ids:
                 del self._rows[impression_id]
-            if oldest.written:
-                number = _number(oldest.segment.base)
-                self._deletes += [_COLUMNS + number, _MASKS + number]
+            self._delete(oldest)
         while self._orphan_expiry and self._orphan_expiry[0][0] <= boundary_ms:
             _, impression_id = self._orphan_expiry.popleft()
             waiting = self._orphans.pop(impression_id, [])
