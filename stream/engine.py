@@ -22,6 +22,7 @@ from models.weights import FeatureScheme, Watermarks, Weights
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
+from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, read_progress, write_progress
 from stream.decode import Decoder, Record, Refused
@@ -86,6 +87,7 @@ class Engine:
         self.published_until = NEVER
         self._last_learned_tick = NEVER
         self._known: dict[Source, Position] = {}
+        self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
@@ -371,6 +373,7 @@ class Engine:
         write_progress(batch, progress, self.panel.state_bytes())
         self.store.commit(batch)
         self.features.evict()
+        self._freed.follow()
         return {source: self._known[source].resume_at for source in self.timeline.sources()}
 
     def digest(self) -> str:
