@@ -64,6 +64,11 @@ class RealTimeFeatures:
             for entity, row in table.take_changed():
                 yield name, entity, row
 
+    def drop_changed(self) -> None:
+        """What changed is published by nobody (a rehearsal): ``evict`` need not keep it."""
+        for table in self.tables.values():
+            table.drop_changed()
+
     def mark_changed_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms)."""
         for table in self.tables.values():

@@ -176,6 +176,10 @@ class DecayedCounts:
         self._unpublished[slots] = False
         yield from self._packed(slots)
 
+    def drop_changed(self) -> None:
+        """What changed is published by nobody (a rehearsal): ``evict`` need not keep it."""
+        self._unpublished[:] = False
+
     def mark_changed_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms)."""
         entities = [e for e, last, _ in self.rows() if last > at]
