@@ -96,8 +96,8 @@ def test_both_by_crc32_is_said_as_what_it_is(worker: Worker, broker: str) -> Non
     shown, done = worker.scenario.topics.impressions, worker.scenario.topics.actions
     try:
         worker.ready()
-        for topic in (shown, done):
-            for _ in range(5):
+        for _ in range(4):
+            for topic in (shown, done):
                 send(broker, topic, partitioner=Crc32())
         until(lambda: said(worker), "it is said")
         until(lambda: counted(worker, "misplaced_keys", shown)["agreed"], "it is counted")
