@@ -25,7 +25,7 @@ from stream.transport import PartitionBatch
 
 #: Keys of one topic that are looked at between two reports: so many, one more for so many records, and no
 #: more than. One takes 10 to 30 us, which is what a record costs, so this is 0.4 % of a full load and less.
-KEYS_AT_LEAST = 4
+KEYS_AT_LEAST = 8
 RECORDS_A_KEY = 256
 KEYS_AT_MOST = 64
 #: Of one batch, so that every partition has its turn.
