@@ -24,6 +24,7 @@ from models.deep.trunk import Trunk
 from replay.columns import conform
 from state.store import Store
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 from stream.topics import ensure_topics
@@ -85,7 +86,7 @@ def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int
             for record in read_topic(broker, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:
-            engine.assign(source, None)
+            engine.assign(source, Place())
         for source, records in batches.items():
             engine.ingest(source, records, T0 + 10**9)
         engine.advance()
