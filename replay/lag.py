@@ -8,6 +8,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from stream.connection import Connection
+
 EVERY_S = 2.0
 
 
@@ -18,9 +20,9 @@ class LagProbe:
     sender. A broker that does not answer leaves the lag unknown: a progress line must not stop a replay.
     """
 
-    def __init__(self, bootstrap: str, group: str, ends: dict[tuple[str, int], int]) -> None:
+    def __init__(self, connection: Connection, group: str, ends: dict[tuple[str, int], int]) -> None:
         self.value: int | None = None
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._group = group
         self._ends = ends
 
@@ -33,7 +35,7 @@ class LagProbe:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="surgeline-replay-lag")
+        admin = AIOKafkaAdminClient(**self._connection.aiokafka(), client_id="surgeline-replay-lag")
         try:
             await admin.start()
             while True:

@@ -1,7 +1,8 @@
 """The Faust app: ``faust -A stream.app worker -l info``. Agents and timers only.
 
-Environment: ``KAFKA_BOOTSTRAP``, ``SURGELINE_SCENARIO``, ``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a
-stable name for each worker of a group; it is the static group member and names the state folder).
+Environment: ``KAFKA_BOOTSTRAP`` and the variables of ``stream.connection``, ``SURGELINE_SCENARIO``,
+``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a stable name for each worker of a group; it is the static group
+member and names the state folder).
 """
 
 from __future__ import annotations
@@ -16,16 +17,18 @@ from typing import Any, NoReturn
 import click
 import faust
 from aiokafka.errors import KafkaError
-from faust.assignor.partition_assignor import PartitionAssignor
 from faust.sensors.prometheus import setup_prometheus_sensors
 
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
-from stream.live import add_pages
-from stream.metrics import WorkerMetrics
+from stream.assignor import EvenAssignor
+from stream.connection import Connection, connection
+from stream.live import add_pages, let_pages_speak_json
+from stream.quiet import install as quieten
+from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
+from stream.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
@@ -50,19 +53,6 @@ class SurgelineWorker(faust.Worker):
                     self._starting_fut.exception()
 
 
-class StaticAssignor(PartitionAssignor):
-    """Faust's assignor, with members known by their static id instead of host and web port.
-
-    Kafka gives a static member that comes back the assignment that it had. Faust asserts that its URL is
-    still the one in there; in a new container, or at another ``--web-port``, it is not, and the worker would
-    wait for partitions for ever. The URL serves Faust's routing of table queries, which nothing here uses.
-    """
-
-    @property
-    def _url(self) -> Any:
-        return f"worker://{self.app.conf.consumer_group_instance_id}"
-
-
 class WebPortError(RuntimeError):
     """Metrics and live page cannot listen where they should; the message says how to change it."""
 
@@ -71,6 +61,7 @@ class WebPortError(RuntimeError):
 UNUSABLE = (
     ScenarioError,
     TopicsError,
+    BrokerRefused,
     StateError,
     TrunkError,
     LearnerStateError,
@@ -101,6 +92,7 @@ class SurgelineApp(faust.App):
     """A Faust app whose offsets belong to the engine's state (``offsets``, see ``stream.transport``)."""
 
     offsets: Runtime
+    kafka: Connection
     _gave_up = False
 
     def give_up(self, error: BaseException) -> None:
@@ -125,7 +117,8 @@ class SurgelineApp(faust.App):
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
                 check_web_port(self.conf.web_bind, self.conf.web_port)
-            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
+            let_pages_speak_json(self, self.offsets)
+            await asyncio.to_thread(ensure_topics, self.kafka, self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
             self._gave_up = True
@@ -145,16 +138,18 @@ class SurgelineApp(faust.App):
 def create_app(scenario: Scenario) -> SurgelineApp:
     """The app for a scenario; one worker process runs it."""
     member = worker_id()
-    bootstrap = bootstrap_servers()
+    kafka = connection(scenario.kafka)
     datadir = home() / "faust" / member
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quieten()
     app = SurgelineApp(
         scenario.name,
         Worker=SurgelineWorker,
-        PartitionAssignor=StaticAssignor,
-        broker=[f"batch://{server}" for server in bootstrap.split(",")],
+        PartitionAssignor=EvenAssignor,
+        broker=[f"batch://{server}" for server in kafka.servers],
+        broker_credentials=kafka.faust(),
         store="memory://",
         origin="stream",
         datadir=str(datadir),
@@ -166,10 +161,10 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         topic_disable_leader=True,
         web_bind=os.environ.get("SURGELINE_WEB_BIND", "127.0.0.1"),
     )
-    app.scenario = scenario
+    app.scenario, app.kafka = scenario, kafka
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, bootstrap, member, WorkerMetrics())
+    app.offsets = Runtime(scenario, kafka, member)
     add_agents(app)
     add_pages(app, app.offsets)
     return app

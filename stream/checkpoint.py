@@ -17,6 +17,14 @@ from stream.resume import Known
 _PROGRESS, _LEARNERS, _BEGUN = b"meta/engine", b"meta/learners", b"meta/begun"
 
 
+class Sent(msgspec.Struct):
+    """What has reached Kafka, as of the tick before; ``dead_letters`` by the topic that they came from."""
+
+    weights: int = 0
+    feature_rows: int = 0
+    dead_letters: dict[str, int] = msgspec.field(default_factory=dict)
+
+
 class Totals(msgspec.Struct):
     """What the engine has done since its state began; part of every checkpoint.
 
@@ -37,6 +45,7 @@ class Totals(msgspec.Struct):
     done_twice: int = 0
     ticks: int = 0
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+    sent: Sent = msgspec.field(default_factory=Sent)
 
 
 class Progress(msgspec.Struct):

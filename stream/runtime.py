@@ -11,25 +11,29 @@ import asyncio
 import gc
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka.errors import KafkaError
 from faust.types import TP
+from prometheus_client import REGISTRY, CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
 from models.weights import Weights, WeightsError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
+from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
+from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
 from stream.publish import Publisher
+from stream.pulse import Pulse
+from stream.refusal import BrokerRefused
 from stream.resume import Place
 from stream.scenario import Scenario, home
 from stream.timeline import Source
@@ -45,6 +49,8 @@ ADVANCE_BUDGET_S = 0.25
 IDLE_WAIT_S = 0.05
 #: How often the partitions' ends are looked at.
 LOOK_S = 0.5
+#: A worker without a checkpoint for this long is not ready.
+STILL_S = 30.0
 #: Events that a partition may buffer while it is ahead of the others.
 BUFFER_LIMIT = 30_000
 #: Allocations and younger collections between two garbage collections of each generation.
@@ -58,14 +64,21 @@ class BrokenEngineError(RuntimeError):
 class Runtime:
     """Drives one ``Engine``; implements the transport's ``OffsetOwner``."""
 
-    def __init__(self, scenario: Scenario, bootstrap: str, worker_id: str, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        connection: Connection,
+        worker_id: str,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         self.scenario = scenario
         self.worker_id = worker_id
-        self.history = History()
-        self.metrics = metrics
-        self._bootstrap = bootstrap
+        self._connection = connection
+        self.pulse = Pulse(scenario.times)
+        self.history = History(self.pulse)
+        self.metrics = WorkerMetrics(self.pulse, registry)
         self.state_folder: Path = home() / "state" / f"{scenario.name}-{worker_id}"
-        self._publisher = Publisher(bootstrap, scenario.topics, worker_id)
+        self._publisher = Publisher(connection, scenario.topics, worker_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine: Engine | None = None
         self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
@@ -84,7 +97,12 @@ class Runtime:
         self._refused: list[tuple[str, int, Refused]] = []
         #: Newest feature rows that have not reached the features topic, by (table, entity).
         self._unsent: dict[tuple[str, str], bytes] = {}
-        self._refused_by_topic: Counter[str] = Counter()
+        self._keys = KeyCheck(scenario.topics, self.metrics)
+        #: What went out since the last checkpoint: [weight versions, feature rows].
+        self._sent = [0, 0]
+        #: The partitions that this worker has; none between a revocation and the next assignment.
+        self._owned: set[TP] = set()
+        self._ticked_at: float | None = None
 
     # -- life
 
@@ -112,6 +130,8 @@ class Runtime:
         threadpool_limits(1, "blas")
         trunk = resolve_trunk(self.scenario.trunk, home())
         self._engine = Engine(self.scenario, Store(self.state_folder, synced=True), trunk, self.worker_id)
+        # Before anything is read: the first figures that anybody sees are those that were restored.
+        self.metrics.follow(self._engine)
         return self._engine
 
     async def leave(self, consumer: Any) -> None:
@@ -130,6 +150,8 @@ class Runtime:
         An engine that failed half-way is not checkpointed: the state stays that of the last checkpoint.
         """
         self._stopping = True
+        self._owned = set()
+        self.metrics.own({})
         if self._engine is not None:
             if self.fault is None:
                 try:
@@ -168,6 +190,7 @@ class Runtime:
             return
         refused = engine.ingest(source, batch.records, round(time.time() * 1000))
         self._refused += [(batch.topic, batch.partition, one) for one in refused]
+        self._keys.look(batch)
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 
@@ -194,7 +217,9 @@ class Runtime:
         return {source: consumer.at_end(self._tp(source)) for source in self._engine.timeline.sources()}
 
     def _align(self) -> None:
-        ahead = self.engine.timeline.ahead(BUFFER_LIMIT, time.monotonic())
+        timeline = self.engine.timeline
+        self.pulse.see(self.engine.totals.ticks, timeline.buffered)
+        ahead = timeline.ahead(BUFFER_LIMIT, time.monotonic())
         self._held_back = {self._tp(source) for source in ahead}
 
     # -- the tick
@@ -208,16 +233,16 @@ class Runtime:
         if consumer is not None:
             ends = self._ends(consumer)
             await self._call(self._step, ends)
-            for source in ends:
-                tp = self._tp(source)
-                self.metrics.lag.labels(tp.topic, str(tp.partition)).set(consumer.lag(tp))
+            self.metrics.own({tp: consumer.lag(tp) for tp in self._owned})
         created_at = round(time.time() * 1000)
         # No batch comes in between: a checkpoint must not hold offsets whose dead letters are not out yet.
         async with self._intake:
             self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            weights, rows, complete = await self._call(self._checkpoint, created_at)
+            sent, self._sent = self._sent, [0, 0]
+            weights, rows, complete = await self._call(self._checkpoint, created_at, sent)
+        self._ticked_at = time.monotonic()
         self._unsent.update(((table, entity), row) for table, entity, row in rows)
         async with self._publishing:
             await self._publish(weights, complete, consumer)
@@ -228,7 +253,7 @@ class Runtime:
         # Taken out while they are on their way: another tick adds rows meanwhile.
         sending, self._unsent = self._unsent, {}
         try:
-            sent = await self._publisher.feature_rows(
+            self._sent[1] += await self._publisher.feature_rows(
                 (table, entity, row) for (table, entity), row in sending.items()
             )
             sending = {}
@@ -243,10 +268,8 @@ class Runtime:
             )
             self.metrics.publish_failures.inc()
         else:
-            self.metrics.feature_rows_published.inc(sent)
-            self.metrics.published.inc()
-            self.metrics.version.set(weights.version)
-            self.metrics.weights_bytes.set(size)
+            self._sent[0] += 1
+            self.metrics.published(weights.version, size)
         finally:
             self._unsent = sending | self._unsent
 
@@ -258,10 +281,17 @@ class Runtime:
         self._align()
         return ran
 
-    def _checkpoint(self, created_at: int) -> tuple[Weights, list[tuple[str, str, bytes]], tuple[int, int]]:
-        """The next weights, the rows to publish, and (pass of time, up to when these make rows complete)."""
+    def _checkpoint(
+        self, created_at: int, sent: Sequence[int]
+    ) -> tuple[Weights, list[tuple[str, str, bytes]], tuple[int, int]]:
+        """The next weights, the rows to publish, and (pass of time, up to when these make rows complete).
+
+        ``sent``: how many weights and feature rows went out since the last checkpoint.
+        """
         engine = self.engine
         started = time.monotonic()
+        engine.totals.sent.weights += sent[0]
+        engine.totals.sent.feature_rows += sent[1]
         weights = engine.weights(created_at)
         rows = engine.features.take_changed()
         until = engine.published_until if engine.features.republishing else weights.watermarks.features
@@ -270,7 +300,8 @@ class Runtime:
         # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
-        self.metrics.follow(engine, self._refused_by_topic, created_at)
+        self.metrics.follow(engine)
+        self._keys.report(engine.notices)
         self.history.record(engine, engine.totals.refused, created_at)
         return weights, rows, complete
 
@@ -284,7 +315,9 @@ class Runtime:
             logger.warning("%d dead letters cannot be written: %r; trying again", len(self._refused), error)
             self.metrics.publish_failures.inc()
             return False
-        self._refused_by_topic.update(topic for topic, _, _ in self._refused)
+        letters = self.engine.totals.sent.dead_letters
+        for topic, _, _ in self._refused:
+            letters[topic] = letters.get(topic, 0) + 1
         self._refused.clear()
         return True
 
@@ -313,13 +346,14 @@ class Runtime:
             offset = engine.assign(source, places[tp])
             if offset is not None:
                 offsets[tp] = offset
+        self._owned = set(sources.values())
         return offsets
 
     async def _topic_ids(self) -> Mapping[str, str]:
         """Ids of the source topics; those that cannot be had are left out: offsets are compared then."""
         try:
-            return await asyncio.to_thread(topic_ids, self._bootstrap, list(self._kinds))
-        except TopicsError as error:
+            return await asyncio.to_thread(topic_ids, self._connection, list(self._kinds))
+        except (TopicsError, BrokerRefused) as error:
             logger.warning("The topics' ids cannot be read: %s", error)
             return {}
 
@@ -329,6 +363,16 @@ class Runtime:
         ids = await self._topic_ids()
         if any(ids.get(topic, known[topic]) != known[topic] for topic in known):
             await consumer.perform_seek()
+
+    def unready(self) -> str | None:
+        """Why this worker does not do its work yet, or any more; None where it does."""
+        if self._engine is None or self._ticked_at is None:
+            return "starting: state, broker or partitions are not there yet"
+        silent = time.monotonic() - self._ticked_at
+        if silent > STILL_S:
+            return f"no checkpoint for {silent:.0f} s"
+        standing = self.pulse.standing_s()
+        return f"events wait and no tick has run for {standing:.0f} s" if standing else None
 
     def committable(self) -> Mapping[TP, int]:
         """Offsets as of the last checkpoint."""
@@ -348,9 +392,14 @@ class Runtime:
 
         Nothing is done after that: it could not be committed, and another worker would do it again.
         """
+        # Whoever has them next shows their lag. It would stay here as it was, and call for a restart.
+        self._owned = set()
+        self.metrics.own({})
         if self._engine is None or self._epoch < 0:
             return
         await self.tick(consumer, last=True)
+        # What is still buffered waits for its next reader, and for no tick of this worker.
+        self.pulse.see(self.engine.totals.ticks, 0)
 
     # -- helpers
 

@@ -37,12 +37,14 @@ class PartitionBatch(NamedTuple):
     """The value of a batch event. ``records`` have ``offset``, ``key``, ``value``, ``timestamp``.
 
     ``epoch`` changes with every seek: a batch of an older epoch was fetched before a rebalance.
+    ``partitions`` is how many the topic has, 0 where that is not known.
     """
 
     topic: str
     partition: int
     records: list[Any]
     epoch: int
+    partitions: int = 0
 
 
 class OffsetOwner(Protocol):
@@ -165,13 +167,17 @@ class Consumer(driver.Consumer):
             last.timestamp_type,
             None,
             None,
-            PartitionBatch(tp.topic, tp.partition, records, self.epoch),
+            PartitionBatch(tp.topic, tp.partition, records, self.epoch, self._partitions_of(tp.topic)),
             None,
             0,
             0,
             tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+    def _partitions_of(self, topic: str) -> int:
+        consumer = self._thread._consumer
+        return len(consumer.partitions_for_topic(topic) or ()) if consumer else 0
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # A batch's offset is its last one: what lies between two of them is not a gap.
@@ -203,13 +209,13 @@ class Consumer(driver.Consumer):
                 entry[1] = None
         return delivered
 
-    def lag(self, tp: TP) -> int:
-        """Records between the fetcher's position and the partition's end; 0 where not known yet.
+    def lag(self, tp: TP) -> int | None:
+        """Records between the fetcher's position and the partition's end; None where not known yet.
 
         By position, not by the last record: control records of transactions have no value.
         """
         state = self._fetch_state(tp)
-        return 0 if state is None else max(int(_readable_end(state) - state.position), 0)
+        return None if state is None else max(int(_readable_end(state) - state.position), 0)
 
     def at_end(self, tp: TP) -> bool:
         """Whether the partition was read to its end and agents are done with all of it.
