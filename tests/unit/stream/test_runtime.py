@@ -24,6 +24,7 @@ from stream.decode import Record
 from stream.events import Impression, Watermark
 from stream.lane import NEVER
 from stream.metrics import WorkerMetrics
+from stream.resume import Place
 from stream.runtime import BrokenEngineError, Runtime
 from stream.scenario import Scenario, Times
 from stream.timeline import Source
@@ -70,7 +71,7 @@ async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     one = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", WorkerMetrics(CollectorRegistry()))
     one._publisher = Publisher()  # type: ignore[assignment]
     await one.start()
-    await one._call(one.engine.assign, Source(0, 0), None)
+    await one._call(one.engine.assign, Source(0, 0), Place())
     yield one
     await one.stop()
 
