@@ -31,6 +31,7 @@ from state.store import Batch, Store
 
 #: Bit of ``click`` in an action mask: actions are bits in the order of ``COUNTS[1:]``.
 CLICK = 1
+_NOTHING: tuple[Sequence[str], HashArray] = ((), np.empty(0, dtype=np.uint64))
 
 
 class Joined(msgspec.Struct):
@@ -97,7 +98,7 @@ class Join:
         self._most_rows = 0
         self._spilled = Spilled(store, self._find)
         #: What ``new_rows`` hashed last: usually it is what ``add`` gets next.
-        self._hashed: tuple[Sequence[str], HashArray] = ((), hashes_of(()))
+        self._hashed = _NOTHING
         self._orphans = Orphans(store, max_orphans)
         # All segments, the oldest first: spilled ones, then those in memory, which begin with closed ones.
         self._segments: list[Remembered] = []
@@ -164,6 +165,7 @@ class Join:
         known, hashes = self._hashed
         if known is not ids:
             hashes = hashes_of(ids)
+        self._hashed = _NOTHING
         live = Remembered(segment, np.zeros(len(ids), dtype=np.uint8), hashes)
         self._attach(live)
         self._keep_in_memory(live)
@@ -245,6 +247,7 @@ class Join:
 
     def close(self, boundary_ms: int) -> Closed | None:
         """Samples that close at or before ``boundary_ms``, which is a tick's start; None where none do."""
+        self._hashed = _NOTHING
         due = []
         while self._to_close and self._close_time(self._to_close[0]) <= boundary_ms:
             due.append(self._to_close.popleft())

@@ -38,6 +38,9 @@ class WorkerMetrics:
         self.page_errors = counter(
             "surgeline_page_errors_total", "Requests to this worker's pages that were refused", "status"
         )
+        self.orphans_shed = counter(
+            "surgeline_orphans_shed_total", "Those of them that expired early, for room: too many waited"
+        )
         self.late = counter(
             "surgeline_late_events_total", "Events behind the watermark (counted all the same)"
         )
@@ -62,6 +65,9 @@ class WorkerMetrics:
         self.watermark_lag = gauge("surgeline_watermark_lag_seconds", "Wall clock minus feature watermark")
         self.buffered = gauge("surgeline_buffered_events", "Events that wait for the watermark")
         self.pending = gauge("surgeline_pending_impressions", "Impressions remembered by the join")
+        self.pending_in_memory = gauge(
+            "surgeline_pending_impressions_in_memory", "Those of them that are in memory in full"
+        )
         self.orphans_waiting = gauge("surgeline_orphans_waiting", "Actions that wait for their impression")
         self.rows = gauge("surgeline_feature_rows", "Rows in memory, by table", "table")
         self.lag = gauge("surgeline_consumer_lag_records", "Records behind the end", "topic", "partition")
@@ -83,6 +89,7 @@ class WorkerMetrics:
         self._to(self.duplicates, join.duplicate_impressions, "impression")
         self._to(self.duplicates, join.duplicate_actions, "action")
         self._to(self.orphans, join.orphans_expired)
+        self._to(self.orphans_shed, join.orphans_shed)
         self._to(self.late, totals.late)
         self._to(self.samples, join.positives, "positive")
         self._to(self.samples, join.samples - join.positives, "negative")
@@ -101,6 +108,7 @@ class WorkerMetrics:
                         gauge.labels(learner).set(value)
         self.buffered.set(engine.timeline.buffered)
         self.pending.set(len(engine.join))
+        self.pending_in_memory.set(engine.join.rows_in_memory)
         self.orphans_waiting.set(join.orphans_waiting)
         for name, table in engine.features.tables.items():
             self.rows.labels(name).set(len(table))
