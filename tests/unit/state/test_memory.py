@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from state.join import Join
 from state.memory import LOOK_S, WORTH_BYTES, FreedMemory
@@ -139,3 +140,73 @@ def test_what_was_freed_below_memory_in_use_leaves_the_process() -> None:
     """)
     assert megabytes["freed"] > megabytes["peak"] - 50, "else the test shows nothing"
     assert megabytes["after"] < megabytes["peak"] - 150
+
+
+# -- a worker's engine
+
+
+@pytest.mark.slow
+def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it_was() -> None:
+    """The whole engine; the feature rows of its users and items stay, which is what the bound allows for."""
+    megabytes = in_a_process_of_its_own("""
+        import gc, tempfile, time
+        import msgspec, numpy as np
+        from models.deep.trunk import Trunk
+        from state import memory
+        from state.store import Store
+        from stream.decode import Record
+        from stream.engine import Engine
+        from stream.events import Impression, Watermark
+        from stream.scenario import Learners, Scenario, Times
+        from stream.timeline import Source
+
+        memory.LOOK_S = 1.0
+        gc.set_threshold(100_000, 50, 1000)
+        start = 1_700_000_000_000
+        encode = msgspec.json.encode
+        learners = Learners(river=[])
+        with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
+            engine = Engine(Scenario(learners=learners, times=Times(join_limit_s=60.0)), store, Trunk.empty())
+            source = Source(0, 0)
+            engine.assign(source, None)
+            engine.assign(Source(1, 0), None)
+            offset = 0
+
+            def second(number, rows):
+                global offset
+                at = start + number * 1000
+                events = [
+                    Impression(
+                        impression_id=f"impression-{offset + n}",
+                        event_time=at + n * 1000 // rows,
+                        user_id=f"user-{n % 20_000}",
+                        item_id=f"item-{n % 5_000}",
+                    )
+                    for n in range(rows)
+                ]
+                values = [*map(encode, events), encode(Watermark(watermark=at + 1000))]
+                engine.ingest(source, [Record(offset + n, None, v) for n, v in enumerate(values)], at)
+                engine.timeline.promise(Source(1, 0), at + 1000, time.monotonic())
+                offset += len(values)
+                engine.advance()
+                list(engine.features.take_changed())
+                engine.checkpoint()
+                engine.stats.take()
+
+            for number in range(70):
+                second(number, 1_000 if number else 20_000)
+            print("before", rss())
+            most = 0
+            for number in range(70, 90):
+                second(number, 100_000)
+                most = max(most, rss())
+            print("peak", most)
+            assert len(engine.join) > 2_000_000
+            for number in range(90, 170):
+                second(number, 1_000)
+                time.sleep(0.02)
+            print("after", rss())
+            assert len(engine.join) < 70_000
+    """)
+    assert megabytes["peak"] > megabytes["before"] + 300, "else the test shows nothing"
+    assert megabytes["after"] < megabytes["before"] + 200
