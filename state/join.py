@@ -118,11 +118,6 @@ class Join:
         """Impressions that are in memory in full."""
         return len(self._rows)
 
-    @property
-    def index_bytes(self) -> int:
-        """Bytes of the index of spilled impressions, without their masks."""
-        return self._spilled.nbytes
-
     def new_rows(self, ids: Sequence[str]) -> list[int] | None:
         """Indexes of impressions that are not duplicates; None where all are new (the usual case).
 

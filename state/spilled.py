@@ -42,11 +42,6 @@ class Spilled:
         """Index entries."""
         return len(self._index)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the index."""
-        return self._index.nbytes
-
     def add(self, base: int, hashes: HashArray) -> None:
         """From now on the rows ``base``, ``base + 1``, ... are found here."""
         self._index.add(base, hashes)

@@ -161,7 +161,8 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
         from stream.scenario import Learners, Scenario, Times
         from stream.timeline import Source
 
-        memory.LOOK_S = 1.0
+        # Time passes faster here than in a worker, and less is freed.
+        memory.LOOK_S, memory.WORTH_BYTES = 0.0, 16_000_000
         gc.set_threshold(100_000, 50, 1000)
         start = 1_700_000_000_000
         encode = msgspec.json.encode
@@ -210,4 +211,4 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
             assert len(engine.join) < 70_000
     """)
     assert megabytes["peak"] > megabytes["before"] + 300, "else the test shows nothing"
-    assert megabytes["after"] < megabytes["before"] + 200
+    assert megabytes["after"] < megabytes["before"] + 180, megabytes
