@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from typing import Any, NoReturn
 
 import click
@@ -24,6 +23,7 @@ from models.online.codec import LearnerStateError
 from state.errors import StateError
 from stream.live import add_pages
 from stream.metrics import WorkerMetrics
+from stream.patience import wait_for_port
 from stream.runtime import Runtime
 from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
@@ -77,10 +77,12 @@ UNUSABLE = (
 
 
 def check_web_port(bind: str, port: int) -> None:
-    """Raise ``WebPortError`` where nobody can listen on ``bind``: before the state is touched."""
-    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    """Raise ``WebPortError`` where nobody can listen on ``bind``, before the state is touched.
+
+    A port that the worker before still closes is waited for.
+    """
     try:
-        socket.create_server((bind, port), family=family).close()
+        wait_for_port(bind, port)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (")[0]
         raise WebPortError(
@@ -98,7 +100,7 @@ class SurgelineApp(faust.App):
         """Prepare topics and state before anything is consumed."""
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
-                check_web_port(self.conf.web_bind, self.conf.web_port)
+                await asyncio.to_thread(check_web_port, self.conf.web_bind, self.conf.web_port)
             await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:

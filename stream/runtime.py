@@ -23,11 +23,13 @@ from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
 from models.weights import WeightsError
+from state.errors import StateLockedError
 from state.store import Store
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.metrics import WorkerMetrics
+from stream.patience import patiently
 from stream.publish import Publisher
 from stream.scenario import Scenario, home
 from stream.timeline import Source
@@ -98,7 +100,10 @@ class Runtime:
         # BLAS results depend on the number of threads; a state must not depend on the machine's cores.
         threadpool_limits(1, "blas")
         trunk = resolve_trunk(self.scenario.trunk, home())
-        self._engine = Engine(self.scenario, Store(self.state_folder, synced=True), trunk, self.worker_id)
+        store = patiently(
+            lambda: Store(self.state_folder, synced=True), StateLockedError, str(self.state_folder)
+        )
+        self._engine = Engine(self.scenario, store, trunk, self.worker_id)
         return self._engine
 
     async def stop(self) -> None:

@@ -6,6 +6,7 @@ broker never expires a dead group member, so failover is rehearsed on Apache Kaf
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -23,6 +24,7 @@ from typing import Literal
 
 import click
 
+from stream.patience import wait_for_port
 from stream.scenario import home
 from surgeline.launch import Child
 
@@ -298,6 +300,9 @@ def command(kind: Kind, port: int, data_dir: Path | None) -> None:
     def end(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
+    # What stays taken is refused by the broker's own start, in its words.
+    with contextlib.suppress(OSError):
+        wait_for_port(HOST, port, lambda line: click.echo(line, err=True))
     with Broker(kind, port, data_dir) as broker:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)

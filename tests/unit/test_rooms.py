@@ -37,7 +37,14 @@ ROOMS = {
     "state": Room(ours=(), never=KAFKA + HTTP),
     "models": Room(ours=(), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(
-        ours=("models", "state.formulas", "stream.events", "stream.scenario", "stream.topics"),
+        ours=(
+            "models",
+            "state.formulas",
+            "stream.events",
+            "stream.patience",
+            "stream.scenario",
+            "stream.topics",
+        ),
         never=ROCKSDB,
     ),
     "replay": Room(ours=("stream.events", "stream.scenario", "stream.topics"), never=ROCKSDB),
