@@ -33,7 +33,7 @@ def patiently(
     say: Callable[[str], object] = logger.warning,
     wait_s: float = HELD_WAIT_S,
 ) -> T:
-    """What ``take`` returns, tried again for ``wait_s`` while it raises ``held``; says once that ``what`` is waited for.
+    """What ``take`` returns, tried again for ``wait_s`` while it raises ``held``; says once that it waits for ``what``.
 
     Raises the last ``held`` when the time is over, and any other error at once.
 
