@@ -237,9 +237,7 @@ class Join:
         predictions = [live.predictions for live in due if live.predictions is not None]
         masks = np.concatenate([live.masks for live in due])
         for live in due:
-            live.features = live.predictions = None
-            if live.written:
-                self._deletes.append(_PAYLOAD + _number(live.segment.base))
+            self._forget_payload(live)
         labels = (masks & CLICK).astype(np.float64)
         self.counts.samples += len(labels)
         self.counts.positives += int(labels.sum())
@@ -264,6 +262,19 @@ class Join:
         self._orphan_expiry.clear()
         self.counts.orphans_expired += self.counts.orphans_waiting
         self.counts.orphans_waiting = 0
+
+    def drop_open(self) -> int:
+        """Close everything that is open without making samples of it; returns how many impressions.
+
+        For a new trunk: what the experts saw and said came from another one. Impressions stay remembered.
+        """
+        dropped = 0
+        while self._to_close:
+            live = self._to_close.popleft()
+            live.open = False
+            self._forget_payload(live)
+            dropped += len(live.segment)
+        return dropped
 
     def write(self, batch: Batch) -> None:
         """Add everything that changed since the last ``write`` to ``batch``."""
@@ -350,6 +361,11 @@ class Join:
         self._orphans_changed.add(impression_id)
         self.counts.orphans_waiting += 1
         self._orphan_expiry.append((expiry, impression_id))
+
+    def _forget_payload(self, live: _Live) -> None:
+        live.features = live.predictions = None
+        if live.written:
+            self._deletes.append(_PAYLOAD + _number(live.segment.base))
 
     def _close_time(self, live: _Live) -> int:
         return (live.segment.tick + 1) * self._tick_ms + self._label_window_ms

@@ -27,6 +27,7 @@ from stream.clock import Clock, SystemClock, utc
 from stream.decode import Decoded, Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
 from stream.lane import NEVER, Position
+from stream.new_trunk import take_up_learners
 from stream.notices import Notices
 from stream.scenario import Scenario
 from stream.tick_log import TickLog
@@ -419,6 +420,9 @@ class Engine:
             created_at=created_at_ms,
             samples=self.panel.samples,
             metrics=self.panel.metrics(),
+            late=self.totals.late,
+            older_logs=self.totals.older_logs,
+            duplicates=self.join.counts.duplicate_impressions + self.join.counts.duplicate_actions,
         )
 
     def checkpoint(self) -> dict[Source, int]:
@@ -466,7 +470,7 @@ class Engine:
         return self.panel.digest()
 
     def _restore(self) -> None:
-        found = read_progress(self.store, self.tick_ms, self.trunk.hash)
+        found = read_progress(self.store, self.tick_ms)
         if found is None:
             return
         progress, learners = found
@@ -474,9 +478,10 @@ class Engine:
         self.published_until = progress.published_until
         # What the last checkpoint changed may not have been published before the process ended.
         self.features.mark_changed_since(progress.published_until)
-        self._last_learned_tick = progress.last_learned_tick
         self.version, self.totals = progress.version, progress.totals
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)
-        self.panel.load_state(learners)
+        self._last_learned_tick = take_up_learners(
+            self.panel, self.join, self.store, progress, learners, self.trunk.hash, self.notices
+        )
         self.timeline.restore(self.done_until, progress.high)

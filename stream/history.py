@@ -117,6 +117,7 @@ class History:
             "orphans_expired": join.orphans_expired,
             "orphans_waiting": join.orphans_waiting,
             "late": engine.totals.late,
+            "unlearned": engine.totals.unlearned,
             "dead_letters": refused,
         }
         half_lives = engine.features.half_lives_s

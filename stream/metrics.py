@@ -30,6 +30,9 @@ class WorkerMetrics:
             "surgeline_late_events_total", "Events behind the watermark (counted all the same)"
         )
         self.samples = counter("surgeline_samples_total", "Samples closed", "label")
+        self.unlearned = counter(
+            "surgeline_unlearned_total", "Impressions closed without learning, when a new trunk took over"
+        )
         self.learned = counter("surgeline_learned_total", "Samples learned from", "learner")
         self.skipped = counter(
             "surgeline_skipped_total", "Samples a learner left out (its budget)", "learner"
@@ -72,6 +75,7 @@ class WorkerMetrics:
         self._to(self.duplicates, join.duplicate_actions, "action")
         self._to(self.orphans, join.orphans_expired)
         self._to(self.late, totals.late)
+        self._to(self.unlearned, totals.unlearned)
         self._to(self.samples, join.positives, "positive")
         self._to(self.samples, join.samples - join.positives, "negative")
         skipped = engine.panel.skipped

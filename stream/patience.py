@@ -33,7 +33,7 @@ def patiently(
     say: Callable[[str], object] = logger.warning,
     wait_s: float = HELD_WAIT_S,
 ) -> T:
-    """What ``take`` returns, tried again for ``wait_s`` while it raises ``held``; says once that it waits for ``what``.
+    """What ``take`` returns; while it raises ``held`` it is tried again for ``wait_s``, which is said once.
 
     Raises the last ``held`` when the time is over, and any other error at once.
 

@@ -1,5 +1,5 @@
-"""Failure: a worker, serving or a broker that is started while the one before still closes ends with an error,
-or one whose port is really taken waits for ever.
+"""Failure: a worker, serving or a broker that is started while the one before still closes ends with an
+error, or one whose port is really taken waits for ever.
 
 Required: what is held is waited for a little, said in one line, and then the holder's name is the error.
 """
