@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
@@ -15,14 +16,18 @@ class LagProbe:
     """Asks the broker every two seconds; ``value`` is ``None`` as long as the group committed nothing.
 
     ``ends``: (topic, partition) -> offset behind the last record that was sent, kept up to date by the
-    sender. A broker that does not answer leaves the lag unknown: a progress line must not stop a replay.
+    sender. A broker that does not answer leaves the lag unknown (``answered`` is false): a progress line must
+    not stop a replay.
     """
 
     def __init__(self, bootstrap: str, group: str, ends: dict[tuple[str, int], int]) -> None:
         self.value: int | None = None
+        self.answered = False
         self._bootstrap = bootstrap
         self._group = group
         self._ends = ends
+        self._wanted = asyncio.Event()
+        self._looked = asyncio.Event()
 
     async def __aenter__(self) -> LagProbe:
         self._task = asyncio.create_task(self._run())
@@ -32,19 +37,38 @@ class LagProbe:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    async def now(self) -> int | None:
+        """A value that is asked for now and not up to two seconds ago."""
+        self._looked.clear()
+        self._wanted.set()
+        await self._looked.wait()
+        return self.value
+
     async def _run(self) -> None:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="surgeline-replay-lag")
-        try:
-            await admin.start()
-            while True:
-                await asyncio.sleep(EVERY_S)
-                partitions = [TopicPartition(*key) for key in self._ends]
-                committed = await admin.list_consumer_group_offsets(self._group, partitions=partitions)
-                self.value = lag_of(self._ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
-        except (KafkaError, OSError):
-            self.value = None
-        finally:
-            await admin.close()
+        while True:
+            admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="surgeline-replay-lag")
+            try:
+                await admin.start()
+                while True:
+                    await self._pause()
+                    self.value, self.answered = await self._look(admin), True
+                    self._looked.set()
+            except (KafkaError, OSError):
+                self.value, self.answered = None, False
+                await self._pause()
+                self._looked.set()
+            finally:
+                await admin.close()
+
+    async def _pause(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wanted.wait(), EVERY_S)
+        self._wanted.clear()
+
+    async def _look(self, admin: AIOKafkaAdminClient) -> int | None:
+        partitions = [TopicPartition(*key) for key in self._ends]
+        committed = await admin.list_consumer_group_offsets(self._group, partitions=partitions)
+        return lag_of(self._ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
 
 
 def lag_of(ends: dict[tuple[str, int], int], committed: dict[tuple[str, int], int]) -> int | None:

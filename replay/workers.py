@@ -1,0 +1,97 @@
+"""What the workers say of themselves: the newest weights of each, read from the end of the weights topic.
+
+A replay looks there before it begins and when it is over. Nothing here may stop a replay: where the broker
+does not answer in time, nothing is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
+from aiokafka.structs import TopicPartition
+
+#: Records that are read from the end of each partition: the last seconds of any number of workers.
+TAIL = 64
+#: How long one look may take.
+WITHIN_S = 5.0
+#: A worker whose newest weights are older than another's by this much has stopped.
+STOPPED_MS = 10_000
+
+
+class _Watermarks(msgspec.Struct):
+    features: int
+    labels: int
+
+
+class WorkerReport(msgspec.Struct):
+    """The part of a weights message that is not weights (``models.weights`` has all of it)."""
+
+    source: str
+    version: int
+    watermarks: _Watermarks
+    created_at: int
+    late: int = 0
+    older_logs: int = 0
+    duplicates: int = 0
+
+
+Reports = Mapping[str, WorkerReport]
+_decoder = msgspec.json.Decoder(WorkerReport)
+
+
+async def newest(bootstrap: str, topic: str, within_s: float = WITHIN_S) -> dict[str, WorkerReport]:
+    """The newest report of each worker that runs, by its name; empty where none can be had in time."""
+    try:
+        return running(await asyncio.wait_for(_read(bootstrap, topic), within_s))
+    except (KafkaError, OSError, TimeoutError):
+        return {}
+
+
+def running(reports: Reports) -> dict[str, WorkerReport]:
+    """Without those that stopped long before the newest was made."""
+    latest = max((report.created_at for report in reports.values()), default=0)
+    return {name: one for name, one in reports.items() if one.created_at >= latest - STOPPED_MS}
+
+
+async def _read(bootstrap: str, topic: str) -> dict[str, WorkerReport]:
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=bootstrap, client_id="surgeline-replay", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, p) for p in await _partitions(consumer, topic)]
+        if not partitions:
+            return {}
+        consumer.assign(partitions)
+        begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
+        for tp in partitions:
+            consumer.seek(tp, max(begins[tp], ends[tp] - TAIL))
+        found: dict[str, WorkerReport] = {}
+        while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                for record in records:
+                    _take(found, record.key, record.value)
+        return found
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+    await consumer.topics()  # a consumer without a subscription knows no topic before it asks
+    return sorted(consumer.partitions_for_topic(topic) or ())
+
+
+def _take(found: dict[str, WorkerReport], key: bytes | None, value: bytes | None) -> None:
+    """One record, in topic order; an empty one retires its worker."""
+    if not value:
+        found.pop((key or b"").decode(errors="replace").partition("/")[2], None)
+        return
+    try:
+        report = _decoder.decode(value)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return
+    found[report.source] = report
