@@ -175,13 +175,16 @@ def in_words(outcome: Outcome, group: str, times: Times) -> list[str]:
     else:
         lines.append(f"the workers are behind by {outcome.behind:,} records{_why(outcome)}")
     if outcome.older_logs:
-        lines.append("time started over in the workers: the log is older than what they had done")
-    if outcome.late:
+        lines.append(
+            "time started over in the workers, since the log is older than what they had done; "
+            f"{outcome.late:,} events count as late"
+        )
+    elif outcome.late:
         lines.append(f"{outcome.late:,} events came late to the workers and were learned at once")
     if outcome.duplicates:
         lines.append(
             f"{outcome.duplicates:,} events were dropped as duplicates: the workers had seen their ids "
-            f"within {times.join_limit_s:g} s (times.join_limit_s)"
+            f"within {times.join_limit_s:g} s (times.join_limit_s); `--new-ids` makes them new ones"
         )
     return lines
 

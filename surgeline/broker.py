@@ -294,8 +294,8 @@ def keep_or_forget(data: Path, fresh: bool) -> None:
         data.unlink(missing_ok=True)
     elif data.exists() and (size := data.stat().st_size) > LARGE_BYTES:
         click.echo(
-            f"{data} keeps {size / 1e6:,.0f} MB from before, which the embedded broker writes again and again "
-            "while it runs; `surgeline broker --fresh` begins empty",
+            f"{data} keeps {size / 1e6:,.0f} MB from before, which the embedded broker writes again and "
+            "again while it runs; `surgeline broker --fresh` begins empty",
             err=True,
         )
 
