@@ -61,8 +61,8 @@ async def _read(bootstrap: str, topic: str) -> dict[str, WorkerReport]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, client_id="surgeline-replay", enable_auto_commit=False
     )
-    await consumer.start()
     try:
+        await consumer.start()
         partitions = [TopicPartition(topic, p) for p in await _partitions(consumer, topic)]
         if not partitions:
             return {}
