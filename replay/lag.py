@@ -26,6 +26,7 @@ class LagProbe:
         self._bootstrap = bootstrap
         self._group = group
         self._ends = ends
+        self._closed = False
         self._wanted = asyncio.Event()
         self._looked = asyncio.Event()
 
@@ -34,8 +35,11 @@ class LagProbe:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        # The client can swallow a cancellation while it waits for a broker: then it is said again.
+        self._closed = True
+        while not self._task.done():
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=0.5)
 
     async def now(self) -> int | None:
         """A value that is asked for now and not up to two seconds ago."""
@@ -45,11 +49,11 @@ class LagProbe:
         return self.value
 
     async def _run(self) -> None:
-        while True:
+        while not self._closed:
             admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="surgeline-replay-lag")
             try:
                 await admin.start()
-                while True:
+                while not self._closed:
                     await self._pause()
                     self.value, self.answered = await self._look(admin), True
                     self._looked.set()

@@ -7,6 +7,7 @@ does not answer in time, nothing is known.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -45,9 +46,16 @@ _decoder = msgspec.json.Decoder(WorkerReport)
 
 async def newest(bootstrap: str, topic: str, within_s: float = WITHIN_S) -> dict[str, WorkerReport]:
     """The newest report of each worker that runs, by its name; empty where none can be had in time."""
+    reading = asyncio.create_task(_read(bootstrap, topic, time.monotonic() + within_s))
+    # Not `wait_for`: that waits for a client which can swallow its cancellation.
+    await asyncio.wait({reading}, timeout=within_s)
+    if not reading.done():
+        reading.cancel()
+        reading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return {}
     try:
-        return running(await asyncio.wait_for(_read(bootstrap, topic), within_s))
-    except (KafkaError, OSError, TimeoutError):
+        return running(reading.result())
+    except (KafkaError, OSError):
         return {}
 
 
@@ -57,7 +65,7 @@ def running(reports: Reports) -> dict[str, WorkerReport]:
     return {name: one for name, one in reports.items() if one.created_at >= latest - STOPPED_MS}
 
 
-async def _read(bootstrap: str, topic: str) -> dict[str, WorkerReport]:
+async def _read(bootstrap: str, topic: str, deadline: float) -> dict[str, WorkerReport]:
     consumer = AIOKafkaConsumer(
         bootstrap_servers=bootstrap, client_id="surgeline-replay", enable_auto_commit=False
     )
@@ -71,7 +79,9 @@ async def _read(bootstrap: str, topic: str) -> dict[str, WorkerReport]:
         for tp in partitions:
             consumer.seek(tp, max(begins[tp], ends[tp] - TAIL))
         found: dict[str, WorkerReport] = {}
-        while any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+        while time.monotonic() < deadline and any(
+            [await consumer.position(tp) < ends[tp] for tp in partitions]
+        ):
             for records in (await consumer.getmany(timeout_ms=200)).values():
                 for record in records:
                     _take(found, record.key, record.value)
