@@ -13,11 +13,14 @@ import faust
 import msgspec
 from aiohttp.web import Response
 
+from stream.connection import connection
 from stream.events import Action, Impression
 
+kafka = connection()
 app = faust.App(
     os.environ.get("BENCH_APP", "bench-faust-count"),
-    broker=f"kafka://{os.environ.get('KAFKA_BOOTSTRAP', '127.0.0.1:9092')}",
+    broker=[f"kafka://{server}" for server in kafka.servers],
+    broker_credentials=kafka.faust(),
     store="memory://",
     datadir=os.environ.get("BENCH_DATADIR", "bench-faust-count-data"),
     topic_disable_leader=True,

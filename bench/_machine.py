@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench._registry import BenchError
+from stream.connection import forget_security
 from surgeline.broker import Broker, BrokerUnavailable, kafka_home
 from surgeline.broker import BrokerError as StartError
 
@@ -36,6 +37,7 @@ def broker(choice: str | None, folder: Path) -> Iterator[OnBroker]:
         return
     if choice not in (None, "kafka", "embedded"):
         raise BenchError(f"--broker is kafka, embedded or host:port, not {choice!r}")
+    forget_security()
     kind = choice or ("kafka" if kafka_home() is not None else "embedded")
     try:
         with Broker("kafka" if kind == "kafka" else "embedded", data_dir=folder) as running:

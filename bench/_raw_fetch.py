@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench._watch import machine_cpu
+from stream.connection import connection
 
 
 async def fetch(bootstrap: str, expected: int, topics: Sequence[str]) -> dict[str, float]:
     """Read ``topics`` from their beginning until ``expected`` records have come."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**connection(bootstrap=bootstrap).aiokafka(), enable_auto_commit=False)
     await consumer.start()
     try:
         await consumer._client.force_metadata_update()

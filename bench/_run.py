@@ -24,6 +24,7 @@ from models.weights import Weights, decode_weights
 from replay.log import RecordedLog, open_log, write_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
+from stream.connection import connection
 from stream.scenario import Scenario, Topics
 from surgeline.broker import HOST, free_port
 from surgeline.launch import Child
@@ -121,7 +122,7 @@ def produced(played: PlayReport) -> Result:
 
 def create(bootstrap: str, partitions: dict[str, int]) -> None:
     """Topics that nobody else makes, or makes too late: a changelog must have its partitions at once."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
+    admin = KafkaAdminClient(**connection(bootstrap=bootstrap).kafka_python())
     compact = {"cleanup.policy": "compact"}
     try:
         admin.create_topics(
@@ -136,7 +137,7 @@ def create(bootstrap: str, partitions: dict[str, int]) -> None:
 
 def remove(bootstrap: str, prefix: str) -> None:
     """Topics and groups of this run on a broker that is not ours."""
-    admin = KafkaAdminClient(bootstrap_servers=bootstrap.split(","))
+    admin = KafkaAdminClient(**connection(bootstrap=bootstrap).kafka_python())
     try:
         admin.delete_topics([name for name in admin.list_topics() if name.startswith(prefix)])
         groups = [group["group_id"] for group in admin.list_groups()]
@@ -162,7 +163,7 @@ def worker(run: Run, name: str, argv: list[str], environment: dict[str, str]) ->
 
 async def last_weights(bootstrap: str, topic: str) -> Weights:
     """The newest message of a weights topic of one partition."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(**connection(bootstrap=bootstrap).aiokafka(), enable_auto_commit=False)
     await consumer.start()
     try:
         where = TopicPartition(topic, 0)

@@ -43,6 +43,7 @@ from faust.transport.producer import ProducerBuffer
 from river import linear_model, optim
 
 from state.formulas import BASE_RATE, BASE_WEIGHT, COUNTS, TABLES, VOLUME_SCALE, feature_names
+from stream.connection import connection
 from stream.events import ACTIONS, Action, Impression
 from stream.scenario import Features
 
@@ -63,9 +64,11 @@ CART, PURCHASE = COUNTS.index("cart"), COUNTS.index("purchase")
 Row = list[float]
 
 
+kafka = connection()
 app = faust.App(
     NAME,
-    broker=f"kafka://{os.environ.get('KAFKA_BOOTSTRAP', '127.0.0.1:9092')}",
+    broker=[f"kafka://{server}" for server in kafka.servers],
+    broker_credentials=kafka.faust(),
     store="rocksdb://",
     datadir=os.environ.get("BENCH_DATADIR", "bench-faust-data"),
     topic_partitions=PARTITIONS,

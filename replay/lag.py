@@ -9,6 +9,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from stream.connection import Connection
+
 EVERY_S = 2.0
 
 
@@ -20,10 +22,10 @@ class LagProbe:
     not stop a replay.
     """
 
-    def __init__(self, bootstrap: str, group: str, ends: dict[tuple[str, int], int]) -> None:
+    def __init__(self, connection: Connection, group: str, ends: dict[tuple[str, int], int]) -> None:
         self.value: int | None = None
         self.answered = False
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._group = group
         self._ends = ends
         self._closed = False
@@ -50,7 +52,7 @@ class LagProbe:
 
     async def _run(self) -> None:
         while not self._closed:
-            admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap, client_id="surgeline-replay-lag")
+            admin = AIOKafkaAdminClient(**self._connection.aiokafka(), client_id="surgeline-replay-lag")
             try:
                 await admin.start()
                 while not self._closed:
@@ -70,9 +72,11 @@ class LagProbe:
         self._wanted.clear()
 
     async def _look(self, admin: AIOKafkaAdminClient) -> int | None:
-        partitions = [TopicPartition(*key) for key in self._ends]
+        # The ends of the partitions that are asked for: the sender adds others meanwhile.
+        ends = dict(self._ends)
+        partitions = [TopicPartition(*key) for key in ends]
         committed = await admin.list_consumer_group_offsets(self._group, partitions=partitions)
-        return lag_of(self._ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
+        return lag_of(ends, {tuple(tp): meta.offset for tp, meta in committed.items()})
 
 
 def lag_of(ends: dict[tuple[str, int], int], committed: dict[tuple[str, int], int]) -> int | None:

@@ -29,8 +29,9 @@ from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
 from replay.workers import Reports, newest
+from stream.connection import Connection, connection
 from stream.events import Watermark
-from stream.scenario import Scenario, bootstrap_servers
+from stream.scenario import Scenario
 
 #: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
 DELIVERED = "delivered_ms"
@@ -154,7 +155,7 @@ class Player:
     ) -> None:
         self.log = log
         self.scenario = scenario
-        self.bootstrap = bootstrap or bootstrap_servers()
+        self.connection = connection(scenario.kafka, bootstrap)
         self.pace = pace
         self.shift = Shift(time)
         self.report = PlayReport()
@@ -180,12 +181,12 @@ class Player:
         self, *, watermark: bool = True, on_progress: Callable[[Progress], None] | None = None
     ) -> PlayReport:
         """Play to the end, or until `stop`; returns the report."""
-        await asyncio.to_thread(prepare, self.bootstrap, self.scenario)
+        await asyncio.to_thread(prepare, self.connection, self.scenario)
         topics = self.scenario.topics
         with _interrupts(self.stop):
             async with (
-                Sender(self.bootstrap, topics.impressions, topics.actions) as sender,
-                LagProbe(self.bootstrap, self.scenario.name, sender.ends) as lag,
+                Sender(self.connection, topics.impressions, topics.actions) as sender,
+                LagProbe(self.connection, self.scenario.name, sender.ends) as lag,
             ):
                 # Within the sender: closing that waits for the broker, which must not be paused then.
                 with self._processes:
@@ -205,7 +206,7 @@ class Player:
         return self.report
 
     def _reports(self) -> Awaitable[Reports]:
-        return newest(self.bootstrap, self.scenario.topics.weights)
+        return newest(self.connection, self.scenario.topics.weights)
 
     async def _follow(
         self, lag: LagProbe, watch: Watch, on_progress: Callable[[Progress], None] | None
@@ -350,13 +351,13 @@ class Player:
         self.report.watermarks = await sender.send_everywhere(value)
 
 
-def prepare(bootstrap: str, scenario: Scenario) -> None:
-    """Check that the broker answers and make the topics that are missing."""
+def prepare(connection: Connection, scenario: Scenario) -> None:
+    """Check that the broker answers and takes us, and make the topics that are missing."""
     # Imported here: `stream.topics` brings a second Kafka client, which reading logs does not need.
     from stream.topics import ensure_topics
 
-    check_broker(bootstrap)
-    ensure_topics(bootstrap, scenario)
+    check_broker(connection)
+    ensure_topics(connection, scenario)
 
 
 class _interrupts:  # noqa: N801 - used as a verb

@@ -22,6 +22,9 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from replay.errors import BrokerError
 from replay.records import Records
+from stream.connection import Connection
+from stream.quiet import answered, install
+from stream.refusal import BrokerRefused, check
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
 BATCH_BYTES = 256 * 1024
@@ -84,22 +87,27 @@ def partitions_of(users: pl.Series, count: int) -> np.ndarray:
     return joined["p"].cast(pl.Int64).to_numpy()
 
 
-def check_broker(bootstrap: str) -> None:
-    """Raise ``BrokerError`` where no host of ``bootstrap`` takes a connection; says what to do."""
+def check_broker(connection: Connection) -> None:
+    """Raise ``BrokerError`` where no host takes a connection, or takes us; says what to do."""
     reasons = []
-    for address in bootstrap.split(","):
-        host, _, port = address.strip().rpartition(":")
+    for address in connection.servers:
+        host, _, port = address.rpartition(":")
         try:
             with socket.create_connection((host.strip("[]") or "127.0.0.1", int(port)), timeout=_CONNECT_S):
-                return
+                break
         except ValueError:
-            reasons.append(f"{address.strip()!r} is not host:port")
+            reasons.append(f"{address!r} is not host:port")
         except OSError as error:
-            reasons.append(f"{address.strip()}: {error.strerror or error}")
-    raise BrokerError(
-        f"no Kafka broker answers ({'; '.join(reasons)}). Start one with `surgeline broker`, or name yours "
-        "with --bootstrap or KAFKA_BOOTSTRAP"
-    )
+            reasons.append(f"{address}: {error.strerror or error}")
+    else:
+        raise BrokerError(
+            f"no Kafka broker answers ({'; '.join(reasons)}). Start one with `surgeline broker`, or name "
+            "yours with --bootstrap or KAFKA_BOOTSTRAP"
+        )
+    try:
+        check(connection)
+    except BrokerRefused as error:
+        raise BrokerError(str(error)) from error
 
 
 class Sender:
@@ -109,19 +117,20 @@ class Sender:
     ``sent_bytes`` count what the broker has acknowledged.
     """
 
-    def __init__(self, bootstrap: str, impressions: str, actions: str) -> None:
+    def __init__(self, connection: Connection, impressions: str, actions: str) -> None:
         self.topics = (impressions, actions)
         self.partitions = 0
         self.events = 0
         self.sent_bytes = 0
         #: (topic, partition) -> offset behind the last acknowledged record.
         self.ends: dict[tuple[str, int], int] = {}
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._waiting: deque[tuple[asyncio.Future, str, int, int, int]] = deque()
 
     async def __aenter__(self) -> Sender:
+        install()
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap,
+            **self._connection.aiokafka(),
             client_id="surgeline-replay",
             enable_idempotence=True,
             max_batch_size=BATCH_BYTES,
@@ -132,7 +141,7 @@ class Sender:
             counts = [len(await self._producer.partitions_for(topic)) for topic in self.topics]
         except (KafkaError, OSError) as error:
             await self._producer.stop()
-            raise BrokerError(f"Kafka at {self._bootstrap}: {error}") from error
+            raise BrokerError(f"Kafka at {self._connection.bootstrap}: {error}") from error
         if counts[0] != counts[1]:
             await self._producer.stop()
             raise BrokerError(
@@ -213,6 +222,7 @@ class Sender:
             done = await future
         except KafkaError as error:
             raise self._failed(error) from error
+        answered()
         self.events += count
         self.sent_bytes += size
         # A broker names the offset of the batch's first record.
@@ -221,12 +231,12 @@ class Sender:
     async def _check_broker(self) -> None:
         """Raise where nothing listens any more; a broker that is only slow, or paused, is waited for."""
         try:
-            await asyncio.to_thread(check_broker, self._bootstrap)
+            await asyncio.to_thread(check_broker, self._connection)
         except BrokerError as error:
             raise self._failed(error) from error
 
     def _failed(self, error: Exception) -> BrokerError:
         return BrokerError(
-            f"Kafka at {self._bootstrap} stopped taking records: {str(error) or repr(error)}; "
+            f"Kafka at {self._connection.bootstrap} stopped taking records: {str(error) or repr(error)}; "
             f"{self.events:,} records were acknowledged before"
         )

@@ -15,6 +15,8 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
+from stream.connection import Connection
+
 #: Records that are read from the end of each partition: the last seconds of any number of workers.
 TAIL = 64
 #: How long one look may take.
@@ -44,9 +46,9 @@ Reports = Mapping[str, WorkerReport]
 _decoder = msgspec.json.Decoder(WorkerReport)
 
 
-async def newest(bootstrap: str, topic: str, within_s: float = WITHIN_S) -> dict[str, WorkerReport]:
+async def newest(connection: Connection, topic: str, within_s: float = WITHIN_S) -> dict[str, WorkerReport]:
     """The newest report of each worker that runs, by its name; empty where none can be had in time."""
-    reading = asyncio.create_task(_read(bootstrap, topic, time.monotonic() + within_s))
+    reading = asyncio.create_task(_read(connection, topic, time.monotonic() + within_s))
     # Not `wait_for`: that waits for a client which can swallow its cancellation.
     await asyncio.wait({reading}, timeout=within_s)
     if not reading.done():
@@ -65,9 +67,9 @@ def running(reports: Reports) -> dict[str, WorkerReport]:
     return {name: one for name, one in reports.items() if one.created_at >= latest - STOPPED_MS}
 
 
-async def _read(bootstrap: str, topic: str, deadline: float) -> dict[str, WorkerReport]:
+async def _read(connection: Connection, topic: str, deadline: float) -> dict[str, WorkerReport]:
     consumer = AIOKafkaConsumer(
-        bootstrap_servers=bootstrap, client_id="surgeline-replay", enable_auto_commit=False
+        **connection.aiokafka(), client_id="surgeline-replay", enable_auto_commit=False
     )
     try:
         await consumer.start()

@@ -12,8 +12,11 @@ from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
+from stream.connection import connection
 from stream.patience import wait_for_port
-from stream.scenario import ScenarioError, bootstrap_servers, home, load_scenario
+from stream.quiet import install as quieten
+from stream.refusal import BrokerRefused, check
+from stream.scenario import ScenarioError, home, load_scenario
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +44,16 @@ def serve(
 ) -> None:
     """Score candidates over HTTP with the newest weights of the weights topic."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    # Its retries fill the log through an outage; the feeds say once what matters.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    # The retries of Kafka's client and of the feeds would fill the log through an outage.
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    quieten()
     try:
-        servers = bootstrap_servers(bootstrap)
         settings = load_scenario(scenario)
+        kafka = connection(settings.kafka, bootstrap)
         loaded = resolve_trunk(trunk or settings.trunk, home())
-    except (ScenarioError, ValueError, OSError) as error:
+        # One that is not there yet is waited for; one that turns us away stays as it is.
+        check(kafka)
+    except (ScenarioError, BrokerRefused, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
     view = FeatureView(settings.features.half_lives_s, capacity=feature_rows)
     scorer = Scorer(loaded, view, settings.features.smoothing)
@@ -55,7 +61,7 @@ def serve(
 
     async def app() -> web.Application:
         # Made on the loop that runs it: the follower's events belong to that loop.
-        return create_app(scorer, Follower(scorer, servers, topics.weights, topics.features))
+        return create_app(scorer, Follower(scorer, kafka, topics.weights, topics.features))
 
     try:
         wait_for_port(host, port, log.warning)

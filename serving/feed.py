@@ -13,6 +13,10 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
+from stream.connection import Connection
+from stream.quiet import answered
+from stream.refusal import refusal
+
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
@@ -42,13 +46,13 @@ class Feed:
     """
 
     def __init__(
-        self, topic: str, bootstrap: str, handle: Handler, settings: FeedSettings = DEFAULTS
+        self, topic: str, connection: Connection, handle: Handler, settings: FeedSettings = DEFAULTS
     ) -> None:
         self.topic = topic
         self.ready = asyncio.Event()
         self.connected = False
         self.lag: int | None = None
-        self._bootstrap = bootstrap
+        self._connection = connection
         self._handle = handle
         self._settings = settings
         self._positions: dict[TopicPartition, int] = {}
@@ -60,12 +64,12 @@ class Feed:
             began = time.monotonic()
             try:
                 await self._session()
-            except asyncio.CancelledError as error:
+            except asyncio.CancelledError:
                 # The client can also leak the cancellation of a task of its own.
                 task = asyncio.current_task()
                 if task is None or task.cancelling():
                     raise
-                problem: BaseException = error
+                problem: Exception = ConnectionAbortedError("its client cancelled a request")
             except (KafkaError, OSError, TimeoutError) as error:
                 problem = error
             except Exception as error:
@@ -75,15 +79,20 @@ class Feed:
             self.connected = False
             settled = time.monotonic() - began > 2 * self._settings.last_retry_s
             failures = 1 if settled else failures + 1
-            if failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: an outage is not a flood
-                log.warning("%s: lost %s (%r); trying again", self.topic, self._bootstrap, problem)
+            # To the client a login that is refused is a broker that is gone. A slow broker is only slow.
+            refused = "" if isinstance(problem, TimeoutError) else await refusal(self._connection)
+            if not refused:
+                where = self._connection.bootstrap
+                log.warning("%s: lost %s (%r); trying again", self.topic, where, problem)
+            elif failures & (failures - 1) == 0:  # the 1st, 2nd, 4th, ...: it stays as it is
+                log.warning("%s: %s; trying again", self.topic, refused)
             delay = self._settings.first_retry_s * 2.0 ** min(failures - 1, 16)
             # Jitter: a fleet of scorers should not come back in step.
             await asyncio.sleep(min(delay, self._settings.last_retry_s) * random.uniform(0.5, 1.0))
 
     async def _session(self) -> None:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap,
+            **self._connection.aiokafka(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
@@ -117,7 +126,8 @@ class Feed:
             if self.topic in topics:
                 break
             if not told:
-                log.warning("topic %s does not exist at %s yet; waiting for it", self.topic, self._bootstrap)
+                at = self._connection.bootstrap
+                log.warning("topic %s does not exist at %s yet; waiting for it", self.topic, at)
                 told = True
             await asyncio.sleep(self._settings.missing_s)
         consumer.subscribe([self.topic])
@@ -155,6 +165,7 @@ class Feed:
     async def _ends(self, consumer: Any) -> dict[TopicPartition, int]:
         async with asyncio.timeout(self._settings.answer_s):
             ends: dict[TopicPartition, int] = await consumer.end_offsets(consumer.assignment())
+        answered(self.topic)
         await self._measure(consumer, ends)
         return ends
 

@@ -13,6 +13,7 @@ from serving.admission import Refused, read
 from serving.feature_view import FeatureView
 from serving.feed import DEFAULTS, Feed, FeedSettings
 from serving.scorer import Scorer
+from stream.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,15 @@ class Follower:
     def __init__(
         self,
         scorer: Scorer,
-        bootstrap: str,
+        connection: Connection,
         weights_topic: str,
         features_topic: str,
         settings: FeedSettings = DEFAULTS,
     ) -> None:
         self.scorer = scorer
         self._said: dict[str, float] = {}
-        self.weights = Feed(weights_topic, bootstrap, self._take_weights, settings)
-        self.features = Feed(features_topic, bootstrap, self._take_features, settings)
+        self.weights = Feed(weights_topic, connection, self._take_weights, settings)
+        self.features = Feed(features_topic, connection, self._take_features, settings)
 
     @property
     def feeds(self) -> tuple[Feed, Feed]:

@@ -22,7 +22,10 @@ class ServingMetrics:
     def __init__(self, scorer: Scorer, follower: Follower | None) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            f"{PREFIX}_requests", "Score requests by HTTP status", ["status"], registry=self.registry
+            f"{PREFIX}_requests",
+            "Score requests, and what was none, by HTTP status",
+            ["status"],
+            registry=self.registry,
         )
         self.items = Counter(f"{PREFIX}_items", "Items that were scored", registry=self.registry)
         self.latency = Histogram(

@@ -20,13 +20,15 @@ from serving.follower import Follower
 from serving.messages import BatchScores, Scores, decode_batch, decode_request, encode_scores
 from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
+from stream.http_errors import GONE, JSON, BodyError, error, read_body, speak_json
 
 log = logging.getLogger(__name__)
 
 #: 1000 items with logged features and long ids fit; more is refused before it is read.
 MAX_BODY = 2 * 1024 * 1024
-JSON = "application/json"
 MSGPACK = "application/msgpack"
+#: Seconds in which a body must be there, from its headers on.
+BODY_S = 10.0
 _MSGPACK_TYPES = frozenset({MSGPACK, "application/x-msgpack", "application/vnd.msgpack"})
 _LARGEST = 10
 
@@ -126,11 +128,12 @@ class _Server:
         try:
             response = await self._score(request, answer)
         except ConnectionError:
-            raise  # the caller went away while its body came
+            # The caller went away while its body came. Nobody reads this; the count remains.
+            response = error(GONE, "the connection was closed before the body was there")
         except Exception:
             # A bug is an answer too: counted by its status, JSON as all others.
             log.exception("a score request failed")
-            response = _error(500, "", "the request failed inside the server; its log says why")
+            response = error(500, "the request failed inside the server; its log says why")
         self.metrics.latency.observe(time.perf_counter() - began)
         self.metrics.requests.labels(str(response.status)).inc()
         return response
@@ -140,21 +143,16 @@ class _Server:
     ) -> web.Response:
         msgpack = request.content_type in _MSGPACK_TYPES
         try:
-            body = await request.read()
+            body = await read_body(request, MAX_BODY, BODY_S)
             # On the loop: a request of 1000 items takes a few milliseconds, a thread's hand-over is not free.
             scores = answer(body, msgpack)
-        except web.HTTPRequestEntityTooLarge:
-            return _error(413, "", f"the body is larger than {MAX_BODY} bytes")
-        except web.RequestPayloadError as error:
-            # Not what Content-Encoding says, for example. aiohttp closes the connection; say so.
-            response = _error(400, "", f"the body cannot be read: {error}")
-            response.force_close()
-            return response
-        except RequestError as error:
-            return _error(400, error.field, error.message)
-        except ScoreNotFiniteError as error:
-            log.error("%s", error)
-            return _error(500, "", str(error))
+        except BodyError as problem:
+            return problem.answer()
+        except RequestError as problem:
+            return error(400, problem.message, problem.field)
+        except ScoreNotFiniteError as problem:
+            log.error("%s", problem)
+            return error(500, str(problem))
         answers = scores.answers if isinstance(scores, BatchScores) else [scores]
         self.metrics.items.inc(sum(len(one.scores) for one in answers))
         return web.Response(
@@ -191,7 +189,8 @@ class _Server:
 def create_app(scorer: Scorer, follower: Follower | None = None) -> web.Application:
     """The application; with a ``follower`` it is started and stopped with the application."""
     server = _Server(scorer, follower)
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_json_errors])
+    app = web.Application(client_max_size=MAX_BODY)
+    speak_json(app, lambda status: server.metrics.requests.labels(str(status)).inc())
     app.add_routes(
         [
             web.post("/score", server.score),
@@ -206,24 +205,5 @@ def create_app(scorer: Scorer, follower: Follower | None = None) -> web.Applicat
     return app
 
 
-@web.middleware
-async def _json_errors(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Errors are JSON, also the framework's own (404, 405)."""
-    try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        answer = _error(error.status, "", error.reason or "")
-        if "Allow" in error.headers:
-            answer.headers["Allow"] = error.headers["Allow"]
-        return answer
-
-
 def _json(status: int, value: Any) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(value), content_type=JSON)
-
-
-def _error(status: int, field: str, message: str) -> web.Response:
-    return _json(status, {"error": message, "field": field} if field else {"error": message})

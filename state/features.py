@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -58,16 +58,24 @@ class RealTimeFeatures:
         batch.put(_LAYOUT_KEY, self._layout())
         return sum(table.write(batch) for table in self.tables.values())
 
-    def take_changed(self) -> Iterator[tuple[str, str, bytes]]:
-        """(table, entity, packed row) of all rows that changed since the last call."""
-        for name, table in self.tables.items():
-            for entity, row in table.take_changed():
-                yield name, entity, row
+    def take_changed(self) -> list[tuple[str, str, bytes]]:
+        """(table, entity, packed row) of all rows that changed since the last call.
 
-    def mark_changed_since(self, at: int) -> None:
-        """Publish every stored row again that counts something after ``at`` (ms)."""
+        After a restart parts of ``republish_since`` follow. A list: rows may move before the next tick.
+        """
+        return [
+            (name, entity, row) for name, table in self.tables.items() for entity, row in table.take_changed()
+        ]
+
+    def republish_since(self, at: int) -> None:
+        """Publish every stored row again that counts something after ``at`` (ms), part by part."""
         for table in self.tables.values():
-            table.mark_changed_since(at)
+            table.republish_since(at)
+
+    @property
+    def republishing(self) -> bool:
+        """Whether rows of ``republish_since`` are still to be taken."""
+        return any(table.republishing for table in self.tables.values())
 
     def evict(self) -> int:
         """Bring every table back under its bound; call after a checkpoint. Returns rows dropped."""
@@ -80,6 +88,7 @@ class RealTimeFeatures:
         stored = store.get(_LAYOUT_KEY)
         if stored is not None and stored != self._layout():
             raise StateFormatError(
-                f"state in {store.path} was written with features.half_lives_s = [{stored.decode()}], "
+                f"state in {store.path} was written with features.half_lives_s = "
+                f"[{stored.decode(errors='replace')}], "
                 f"the scenario has [{self._layout().decode()}]; restore that value or use a new state folder"
             )

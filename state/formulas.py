@@ -108,8 +108,14 @@ def pack_row(last_ms: int, counts: FloatArray) -> bytes:
 
 def unpack_row(data: bytes, half_lives: int) -> tuple[int, FloatArray]:
     """Inverse of ``pack_row``: (last_ms, counts (len(COUNTS), half_lives)). Raises ``RowFormatError``."""
+    return row_time(data, half_lives), np.frombuffer(data, dtype="<f8", offset=8).reshape(
+        len(COUNTS), half_lives
+    )
+
+
+def row_time(data: bytes, half_lives: int) -> int:
+    """The event time (ms) of a packed row. Raises ``RowFormatError``."""
     expected = 8 + 8 * len(COUNTS) * half_lives
     if len(data) != expected:
         raise RowFormatError(f"a feature row of {len(data)} bytes; {half_lives} half-lives need {expected}")
-    last_ms = int.from_bytes(data[:8], "little", signed=True)
-    return last_ms, np.frombuffer(data, dtype="<f8", offset=8).reshape(len(COUNTS), half_lives)
+    return int.from_bytes(data[:8], "little", signed=True)

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from state.errors import StateFormatError
+from state.errors import StateDamagedError, decoding
 from state.store import Batch, Store
 
 IntArray = npt.NDArray[np.int64]
@@ -302,27 +302,24 @@ class Join:
         self._orphans_changed.clear()
 
     def restore(self, counts: JoinCounts) -> None:
-        """Load what the last checkpoint wrote. Raises ``StateFormatError`` where it does not fit together."""
+        """Load what the last checkpoint wrote. Raises ``StateDamagedError`` where it does not fit."""
         self.counts = counts
+        folder = self._store.path
         for key, value in self._store.scan(_COLUMNS):
             number = key[len(_COLUMNS) :]
-            segment = msgspec.msgpack.decode(value, type=Segment)
-            masks = self._store.get(_MASKS + number)
-            if masks is None or len(masks) != len(segment):
-                raise StateFormatError(f"segment {segment.base} in {self._store.path} has no action masks")
-            live = _Live(segment, np.frombuffer(masks, dtype=np.uint8).copy())
-            live.written = True
-            payload = self._store.get(_PAYLOAD + number)
-            if payload is None:
-                live.open = False
-            else:
-                live.features, live.predictions = _unpack_payload(payload, len(segment))
+            with decoding(folder, f"segment {number.hex()} of the join"):
+                live = self._stored(number, value)
+                if self._segments and live.segment.base != self._next_base:
+                    raise ValueError(f"it does not follow impression {self._next_base}")
             self._attach(live)
+        if self._segments and self._next_base != counts.impressions:
+            raise StateDamagedError(folder, f"the join ends before impression {counts.impressions}")
         # Not from the last segment: all may be forgotten, and numbers go on as without a restart.
         self._next_base = counts.impressions
         for key, value in self._store.scan(_ORPHANS):
-            impression_id = key[len(_ORPHANS) :].decode()
-            waiting = msgspec.msgpack.decode(value, type=list[tuple[int, int, int]])
+            with decoding(folder, f"waiting action {key!r}"):
+                impression_id = key[len(_ORPHANS) :].decode()
+                waiting = msgspec.msgpack.decode(value, type=list[tuple[int, int, int]])
             self._orphans[impression_id] = waiting
             self._orphan_expiry += [(expiry, impression_id) for _, _, expiry in waiting]
         self._orphan_expiry = deque(sorted(self._orphan_expiry))
@@ -337,6 +334,25 @@ class Join:
         for impression_id in sorted(self._orphans):
             yield msgspec.msgpack.encode((impression_id, sorted(self._orphans[impression_id])))
         yield msgspec.msgpack.encode(self.counts)
+
+    def _stored(self, number: bytes, value: bytes) -> _Live:
+        """A segment from its rows. Raises whatever its decoders do, see ``state.errors.decoding``."""
+        segment = msgspec.msgpack.decode(value, type=Segment)
+        columns = (segment.users, segment.items, segment.categories, segment.positions)
+        lengths = {len(segment.times) / 8, *map(len, columns)}
+        if lengths != {len(segment)} or _number(segment.base) != number:
+            raise ValueError("its columns do not fit together")
+        masks = self._store.get(_MASKS + number)
+        if masks is None or len(masks) != len(segment):
+            raise ValueError("it has no action masks")
+        live = _Live(segment, np.frombuffer(masks, dtype=np.uint8).copy())
+        live.written = True
+        payload = self._store.get(_PAYLOAD + number)
+        if payload is None:
+            live.open = False
+        else:
+            live.features, live.predictions = _unpack_payload(payload, len(segment))
+        return live
 
     def _attach(self, live: _Live) -> None:
         base = live.segment.base

@@ -14,7 +14,7 @@ from types import TracebackType
 
 from rocksdict import DbClosedError, Options, Rdict, WriteBatch, WriteOptions
 
-from state.errors import StateError, StateLockedError
+from state.errors import StateDamagedError, state_error
 
 #: Bounds RocksDB's own memory; the hot rows live in numpy arrays above it.
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
@@ -22,7 +22,11 @@ MAX_WAL_BYTES = 256 * 1024 * 1024
 
 
 class Store:
-    """A RocksDB folder. Keys are ordered bytes; ``commit`` applies a batch as a whole or not at all."""
+    """A RocksDB folder. Keys are ordered bytes; ``commit`` applies a batch as a whole or not at all.
+
+    Every method raises ``StateDamagedError`` where the bytes on disk are not what was written, and
+    ``StateDiskError`` where the disk is full, read-only or failing.
+    """
 
     def __init__(self, path: str | Path, synced: bool = False) -> None:
         self.path = Path(path)
@@ -32,48 +36,75 @@ class Store:
         options.set_max_total_wal_size(MAX_WAL_BYTES)
         options.set_keep_log_file_num(2)
         options.set_max_background_jobs(2)
+        self._failed = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # RocksDB would begin a new, empty state beside the tables of the old one.
+            if not (self.path / "CURRENT").exists() and any(self.path.glob("*.sst")):
+                raise StateDamagedError(self.path, "its file CURRENT is missing")
             self._db = Rdict(str(self.path), options)
+        except StateDamagedError:
+            raise
         except Exception as error:
-            if "lock" in str(error).lower():
-                raise StateLockedError(
-                    f"state folder {self.path} is in use by another process; "
-                    "give each worker its own SURGELINE_WORKER_ID or SURGELINE_HOME"
-                ) from error
-            raise StateError(f"state folder {self.path} cannot be opened: {error}") from error
+            raise state_error(self.path, error) from error
         self._write_options = WriteOptions()
         self._write_options.sync = synced
 
     def get(self, key: bytes) -> bytes | None:
         """The value at ``key``, or None."""
-        value: bytes | None = self._db.get(key)
+        with self._translated():
+            value: bytes | None = self._db.get(key)
         return value
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values at ``keys``, None where there is none."""
-        values: list[bytes | None] = self._db.get(list(keys))
+        with self._translated():
+            values: list[bytes | None] = self._db.get(list(keys))
         return values
 
-    def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Items whose key starts with ``prefix``, in key order."""
-        iterator = self._db.iter()
-        iterator.seek(prefix)
-        while iterator.valid():
-            key = iterator.key()
-            if not key.startswith(prefix):
-                break
-            yield key, iterator.value()
-            iterator.next()
+    def scan(self, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Items whose key starts with ``prefix`` and is not below ``start``, in key order."""
+        with self._translated():
+            iterator = self._db.iter()
+            iterator.seek(max(prefix, start))
+            while iterator.valid():
+                key = iterator.key()
+                if not key.startswith(prefix):
+                    return
+                yield key, iterator.value()
+                iterator.next()
+            # An iterator that meets damage is no longer valid, just as one that is at the end.
+            iterator.status()
 
     def commit(self, batch: Batch) -> None:
         """Apply ``batch`` atomically."""
-        self._db.write(batch.native, self._write_options)
+        with self._translated():
+            self._db.write(batch.native, self._write_options)
+
+    def flush(self) -> None:
+        """Bring what is in memory into files that do not need the write-ahead log."""
+        self._db.flush()
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""
-        with contextlib.suppress(DbClosedError):
+        try:
             self._db.close()
+        except DbClosedError:
+            pass
+        except Exception as error:
+            # After a write that failed RocksDB says so once more, and has let the folder go all the same.
+            if not self._failed:
+                raise state_error(self.path, error) from error
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except DbClosedError:
+            raise
+        except Exception as error:
+            self._failed = True
+            raise state_error(self.path, error) from error
 
     def __enter__(self) -> Store:
         return self

@@ -13,7 +13,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from state.errors import decoding
 from state.formulas import COUNTS, FloatArray, decay, unpack_row
+from state.republish import Republish
 from state.store import Batch, Store
 
 IntArray = npt.NDArray[np.int64]
@@ -42,6 +44,7 @@ class DecayedCounts:
         self._unpublished = np.zeros(INITIAL_ROWS, dtype=bool)
         self._scratch = np.zeros(INITIAL_ROWS, dtype=np.intp)
         self._clock = 0
+        self._again: Republish | None = None
 
     def __len__(self) -> int:
         """Rows in memory."""
@@ -171,16 +174,34 @@ class DecayedCounts:
         self._dirty[slots] = False
         return len(slots)
 
-    def take_changed(self) -> Iterator[tuple[str, bytes]]:
-        """(entity, packed row) of all rows that changed since the last call, for publishing."""
+    def take_changed(self) -> list[tuple[str, bytes]]:
+        """(entity, packed row) of all rows that changed since the last call, for publishing.
+
+        While ``republish_since`` goes on, a part of its rows follows.
+        """
         slots = np.flatnonzero(self._unpublished[: len(self._entities)])
         self._unpublished[slots] = False
-        yield from self._packed(slots)
+        return self._packed(slots) + self._republished()
 
-    def mark_changed_since(self, at: int) -> None:
-        """Publish every stored row again that counts something after ``at`` (ms)."""
-        entities = [e for e, last, _ in self.rows() if last > at]
-        self._unpublished[self.slots(entities)] = True
+    def republish_since(self, at: int) -> None:
+        """Publish every stored row again that counts something after ``at`` (ms), part by part."""
+        self._again = Republish(self._store, self._prefix, len(self.half_lives_s), at)
+
+    @property
+    def republishing(self) -> bool:
+        """Whether rows of ``republish_since`` are still to be taken."""
+        return self._again is not None
+
+    def _republished(self) -> list[tuple[str, bytes]]:
+        if self._again is None:
+            return []
+        rows = self._again.take()
+        if self._again.done:
+            self._again = None
+        # A row in memory may be newer than the stored one, and then it has been taken already.
+        return [(entity, row) for entity, row in rows if entity not in self._slots] + self._packed(
+            np.array([self._slots[entity] for entity, _ in rows if entity in self._slots], dtype=np.intp)
+        )
 
     def evict(self) -> int:
         """Drop the least recently touched rows above the bound from memory; they stay in the store.
@@ -228,17 +249,19 @@ class DecayedCounts:
     def rows(self) -> Iterator[tuple[str, int, FloatArray]]:
         """(entity, last, counts) of every row in the store; call after a checkpoint."""
         for key, value in self._store.scan(self._prefix):
-            last, counts = unpack_row(value, len(self.half_lives_s))
-            yield key[len(self._prefix) :].decode(), last, counts
+            with decoding(self._store.path, f"row {key!r}"):
+                entity = key[len(self._prefix) :].decode()
+                last, counts = unpack_row(value, len(self.half_lives_s))
+            yield entity, last, counts
 
-    def _packed(self, slots: npt.NDArray[np.intp]) -> Iterator[tuple[str, bytes]]:
-        # pack_row for many rows at once: one copy, then slices of it.
+    def _packed(self, slots: npt.NDArray[np.intp]) -> list[tuple[str, bytes]]:
+        # pack_row for many rows at once: one copy, then slices of it. A list, not a generator: rows may
+        # move before a generator is asked for the next one.
         block = np.empty((len(slots), 1 + self._counts[0].size), dtype="<f8")
         block[:, 0] = self._last[slots].astype("<i8").view("<f8")
         block[:, 1:] = self._counts[slots].reshape(len(slots), block.shape[1] - 1)
         data, width, entities = block.tobytes(), block.itemsize * block.shape[1], self._entities
-        for i, slot in enumerate(slots.tolist()):
-            yield entities[slot], data[i * width : (i + 1) * width]
+        return [(entities[slot], data[i * width : (i + 1) * width]) for i, slot in enumerate(slots.tolist())]
 
     def _load(self, missing: set[str]) -> None:
         # Sorted: a set's order changes between processes, and row numbers should not.
@@ -252,7 +275,8 @@ class DecayedCounts:
                 self._counts[slot] = 0.0
                 self._last[slot] = 0
             else:
-                self._last[slot], self._counts[slot] = unpack_row(value, len(self.half_lives_s))
+                with decoding(self._store.path, f"row {entity!r} of table {self.name}"):
+                    self._last[slot], self._counts[slot] = unpack_row(value, len(self.half_lives_s))
             self._dirty[slot] = self._unpublished[slot] = False
             self._touched[slot] = self._clock
         self._entities.extend(entities)

@@ -1,7 +1,8 @@
 """The Faust app: ``faust -A stream.app worker -l info``. Agents and timers only.
 
-Environment: ``KAFKA_BOOTSTRAP``, ``SURGELINE_SCENARIO``, ``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a
-stable name for each worker of a group; it is the static group member and names the state folder).
+Environment: ``KAFKA_BOOTSTRAP`` and the variables of ``stream.connection``, ``SURGELINE_SCENARIO``,
+``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a stable name for each worker of a group; it is the static group
+member and names the state folder).
 """
 
 from __future__ import annotations
@@ -15,21 +16,27 @@ from typing import Any, NoReturn
 import click
 import faust
 from aiokafka.errors import KafkaError
-from faust.assignor.partition_assignor import PartitionAssignor
 from faust.sensors.prometheus import setup_prometheus_sensors
 
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
-from stream.live import add_pages
-from stream.metrics import WorkerMetrics
+from stream.assignor import EvenAssignor
+from stream.connection import Connection, connection
+from stream.live import add_pages, let_pages_speak_json
 from stream.patience import wait_for_port
+from stream.quiet import install as quieten
+from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, bootstrap_servers, home, load_scenario, worker_id
+from stream.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
 from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
+logger = logging.getLogger(__name__)
+
 TICK_S = 1.0
+#: How often a worker looks whether its topics are still the same ones.
+CHECK_TOPICS_S = 30.0
 
 
 class SurgelineWorker(faust.Worker):
@@ -46,19 +53,6 @@ class SurgelineWorker(faust.Worker):
                     self._starting_fut.exception()
 
 
-class StaticAssignor(PartitionAssignor):
-    """Faust's assignor, with members known by their static id instead of host and web port.
-
-    Kafka gives a static member that comes back the assignment that it had. Faust asserts that its URL is
-    still the one in there; in a new container, or at another ``--web-port``, it is not, and the worker would
-    wait for partitions for ever. The URL serves Faust's routing of table queries, which nothing here uses.
-    """
-
-    @property
-    def _url(self) -> Any:
-        return f"worker://{self.app.conf.consumer_group_instance_id}"
-
-
 class WebPortError(RuntimeError):
     """Metrics and live page cannot listen where they should; the message says how to change it."""
 
@@ -67,6 +61,7 @@ class WebPortError(RuntimeError):
 UNUSABLE = (
     ScenarioError,
     TopicsError,
+    BrokerRefused,
     StateError,
     TrunkError,
     LearnerStateError,
@@ -74,6 +69,10 @@ UNUSABLE = (
     OSError,
     WebPortError,
 )
+
+
+def _exit(line: str) -> NoReturn:
+    raise SystemExit(line)
 
 
 def check_web_port(bind: str, port: int) -> None:
@@ -95,37 +94,64 @@ class SurgelineApp(faust.App):
     """A Faust app whose offsets belong to the engine's state (``offsets``, see ``stream.transport``)."""
 
     offsets: Runtime
+    kafka: Connection
+    _gave_up = False
+
+    def give_up(self, error: BaseException) -> None:
+        """End this process with status 1 and one line on stderr; a bug has its traceback in the log, once.
+
+        A tick that broke half-way leaves memory behind the checkpoint: only a restart is right. Faust's own
+        ``crash`` would print the error's traceback for every service above the one that failed.
+        """
+        if self._gave_up:
+            return
+        self._gave_up = True
+        fault = self.offsets.fault or error
+        if isinstance(fault, StateError):
+            line = f"Error: {fault}"
+        else:
+            logger.critical("The engine failed", exc_info=fault)
+            line = f"Error: the engine failed ({fault!r}); the state is that of the last checkpoint"
+        self.loop.call_soon(_exit, line)
 
     async def on_first_start(self) -> None:
         """Prepare topics and state before anything is consumed."""
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
                 await asyncio.to_thread(check_web_port, self.conf.web_bind, self.conf.web_port)
-            await asyncio.to_thread(ensure_topics, bootstrap_servers(), self.scenario, BROKER_WAIT_S)
+            let_pages_speak_json(self, self.offsets)
+            await asyncio.to_thread(ensure_topics, self.kafka, self.scenario, BROKER_WAIT_S)
             await self.offsets.start()
         except UNUSABLE as error:
+            self._gave_up = True
             raise SystemExit(f"Error: {error}") from error
         await super().on_first_start()
 
     async def on_stop(self) -> None:
         """Flush: the last checkpoint, the last weights."""
+        # While the consumer is there: what is done and not committed would be done again by another worker.
+        await self.offsets.leave(self.consumer)
         await super().on_stop()
         await self.offsets.stop()
+        if self.offsets.fault is not None:
+            self.give_up(self.offsets.fault)
 
 
 def create_app(scenario: Scenario) -> SurgelineApp:
     """The app for a scenario; one worker process runs it."""
     member = worker_id()
-    bootstrap = bootstrap_servers()
+    kafka = connection(scenario.kafka)
     datadir = home() / "faust" / member
     datadir.mkdir(parents=True, exist_ok=True)
     # Its retries while no broker answers would bury the one line that says so.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    quieten()
     app = SurgelineApp(
         scenario.name,
         Worker=SurgelineWorker,
-        PartitionAssignor=StaticAssignor,
-        broker=[f"batch://{server}" for server in bootstrap.split(",")],
+        PartitionAssignor=EvenAssignor,
+        broker=[f"batch://{server}" for server in kafka.servers],
+        broker_credentials=kafka.faust(),
         store="memory://",
         origin="stream",
         datadir=str(datadir),
@@ -137,10 +163,10 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         topic_disable_leader=True,
         web_bind=os.environ.get("SURGELINE_WEB_BIND", "127.0.0.1"),
     )
-    app.scenario = scenario
+    app.scenario, app.kafka = scenario, kafka
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
-    app.offsets = Runtime(scenario, bootstrap, member, WorkerMetrics())
+    app.offsets = Runtime(scenario, kafka, member)
     add_agents(app)
     add_pages(app, app.offsets)
     return app
@@ -155,9 +181,8 @@ def add_agents(app: SurgelineApp) -> None:
             try:
                 await runtime.ingest(batch)
             except Exception as error:
-                # A tick that broke half-way leaves memory behind the checkpoint: only a restart is right.
-                await app.crash(error)
-                raise
+                app.give_up(error)
+                return
 
     for name in (app.scenario.topics.impressions, app.scenario.topics.actions):
         app.agent(batch_topic(app, name), name=f"take-{name}")(take)
@@ -167,8 +192,7 @@ def add_agents(app: SurgelineApp) -> None:
         try:
             await runtime.drive(app.consumer)
         except Exception as error:
-            await app.crash(error)
-            raise
+            app.give_up(error)
 
     @app.timer(TICK_S)
     async def tick() -> None:
@@ -176,12 +200,19 @@ def add_agents(app: SurgelineApp) -> None:
             try:
                 await runtime.tick(app.consumer)
             except Exception as error:
-                await app.crash(error)
-                raise
+                app.give_up(error)
+
+    @app.timer(CHECK_TOPICS_S)
+    async def check_topics() -> None:
+        if not app.rebalancing:
+            await runtime.check_topics(app.consumer)
 
     @app.on_partitions_revoked.connect
     async def revoked(app: Any, revoked: Any, **kwargs: Any) -> None:
-        await runtime.revoked(app.consumer)
+        try:
+            await runtime.revoked(app.consumer)
+        except Exception as error:
+            app.give_up(error)
 
 
 def _from_environment() -> SurgelineApp:

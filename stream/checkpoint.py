@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import msgspec
 
-from state.errors import StateFormatError
+from state.errors import StateDamagedError, StateFormatError, decoding
 from state.join import JoinCounts
 from state.store import Batch, Store
 from stream.events import ACTIONS
-from stream.lane import NEVER, Position
+from stream.lane import NEVER
+from stream.resume import Known
 
-_PROGRESS, _LEARNERS = b"meta/engine", b"meta/learners"
+_PROGRESS, _LEARNERS, _BEGUN = b"meta/engine", b"meta/learners", b"meta/begun"
+
+
+class Sent(msgspec.Struct):
+    """What has reached Kafka, as of the tick before; ``dead_letters`` by the topic that they came from."""
+
+    weights: int = 0
+    feature_rows: int = 0
+    dead_letters: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Totals(msgspec.Struct):
@@ -38,12 +47,13 @@ class Totals(msgspec.Struct):
     unlearned: int = 0
     ticks: int = 0
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
+    sent: Sent = msgspec.field(default_factory=Sent)
 
 
 class Progress(msgspec.Struct):
     """Ticks and times as in ``Engine``, ``high`` as in ``Timeline``.
 
-    ``positions`` are (kind, partition, position).
+    ``positions`` are (kind, partition, what is known of it).
     """
 
     tick_ms: int
@@ -55,8 +65,19 @@ class Progress(msgspec.Struct):
     version: int
     totals: Totals
     join: JoinCounts
-    positions: list[tuple[int, int, Position]]
+    positions: list[tuple[int, int, Known]]
     high: int = NEVER
+
+
+def begin(store: Store) -> bool:
+    """Mark a store as begun, where no write-ahead log is needed to find that. False if it was already."""
+    if store.get(_BEGUN) is not None:
+        return False
+    batch = Batch()
+    batch.put(_BEGUN, b"1")
+    store.commit(batch)
+    store.flush()
+    return True
 
 
 def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:
@@ -73,18 +94,13 @@ def read_progress(store: Store, tick_ms: int) -> tuple[Progress, bytes] | None:
     """
     data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
     if data is None:
+        if next(store.scan(b""), None) is not None:
+            raise StateDamagedError(store.path, "there are rows, but not how far it has come")
         return None
-    try:
+    with decoding(store.path, "how far it has come, unless another version of Surgeline wrote it"):
         progress = msgspec.msgpack.decode(data, type=Progress)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StateFormatError(
-            f"state in {store.path} is damaged or of another version of Surgeline ({error}); "
-            "use a new state folder"
-        ) from error
     if learners is None:
-        raise StateFormatError(
-            f"state in {store.path} is damaged: it has no learners; use a new state folder"
-        )
+        raise StateDamagedError(store.path, "it has no learners")
     if progress.tick_ms != tick_ms:
         raise StateFormatError(
             f"state in {store.path} was written with times.tick_s = {progress.tick_ms / 1000:g}, the "

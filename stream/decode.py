@@ -120,14 +120,14 @@ class Decoder(Generic[E]):
     def _decode_one(self, value: bytes | None) -> E:
         if not value:
             raise msgspec.DecodeError("the record has no value")
-        event: E = self._msgpack.decode(value) if _is_msgpack(value) else self._json.decode(value)
+        event: E = self._msgpack.decode(value) if is_msgpack(value) else self._json.decode(value)
         return event
 
     def _watermark_of(self, value: bytes | None) -> int | None:
         if not value or b"watermark" not in value:
             return None
         try:
-            mark: Watermark = (self._mark_msgpack if _is_msgpack(value) else self._mark).decode(value)
+            mark: Watermark = (self._mark_msgpack if is_msgpack(value) else self._mark).decode(value)
         except _BAD:
             return None
         return mark.watermark
@@ -137,7 +137,7 @@ class Decoder(Generic[E]):
             return "the record is nested too deeply"
         if isinstance(error, UnicodeDecodeError) and value:
             # msgspec names the field in its own errors, but not in this one.
-            decode = msgspec.msgpack.decode if _is_msgpack(value) else msgspec.json.decode
+            decode = msgspec.msgpack.decode if is_msgpack(value) else msgspec.json.decode
             with contextlib.suppress(*_BAD):
                 for name, raw in decode(value, type=dict[str, msgspec.Raw]).items():
                     if name in self._fields and _has_bad_text(decode, raw):
@@ -153,6 +153,7 @@ def _has_bad_text(decode: Callable[[msgspec.Raw], Any], raw: msgspec.Raw) -> boo
     return False
 
 
-def _is_msgpack(value: bytes) -> bool:
+def is_msgpack(value: bytes) -> bool:
+    """Whether a record's value, which is not empty, is a MessagePack map rather than JSON."""
     # A JSON object starts with '{' or white space; a MessagePack map with 0x80-0x8f, 0xde or 0xdf.
     return 0x80 <= value[0] <= 0x8F or value[0] in (0xDE, 0xDF)

@@ -22,13 +22,15 @@ from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
 from state.store import Batch, Store
-from stream.checkpoint import Progress, Totals, read_progress, write_progress
+from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
+from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
-from stream.lane import NEVER, Position
+from stream.lane import NEVER
 from stream.new_trunk import take_up_learners
 from stream.notices import Notices
+from stream.resume import Known, Place, resumption
 from stream.scenario import Scenario
 from stream.tick_log import TickLog
 from stream.timeline import Source, Taken, Timeline
@@ -38,6 +40,7 @@ IntArray = npt.NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
 IMPRESSIONS, ACTIONS_KIND = 0, 1
+KIND_NAMES = ("impressions", "actions")
 #: Bit of each action in masks: ACTIONS order, as in state.join.
 BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
 #: Column of COUNTS for each bit.
@@ -97,7 +100,8 @@ class Engine:
         #: Event time up to which feature rows have reached the features topic.
         self.published_until = NEVER
         self._last_learned_tick = NEVER
-        self._known: dict[Source, Position] = {}
+        self._known: dict[Source, Known] = {}
+        self._state_gone = False
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
@@ -112,43 +116,49 @@ class Engine:
 
     # -- sources
 
-    def assign(self, source: Source, committed: int | None, end: int | None = None) -> int | None:
-        """Begin to read a source. Returns the offset to read from: the state's own, else ``committed``.
+    def assign(self, source: Source, place: Place) -> int | None:
+        """Begin to read a source. Returns the offset to read from; None where the group has none yet.
 
-        A checkpoint comes before its commit, so a ``committed`` beyond the state's own is that of another
-        worker, which had the source meanwhile: what it did is not done again. ``end`` is the broker's end
-        offset; a state beyond it knows another, deleted topic of that name, and the source starts afresh.
+        What ``place`` says differs from the state in ways that ``stream.resume`` explains; numbers go into
+        the totals, words into the notices.
         """
-        committed = None if committed is not None and end is not None and committed > end else committed
-        position = self._known.get(source)
-        if position is not None and end is not None and position.end > end:
-            logger.warning(
-                "%s %d ends at %d, before the state's offset %d: the topic was made anew and is read from "
-                "its start",
-                ("impressions", "actions")[source.kind],
-                source.partition,
-                end,
-                position.end,
-            )
-            position = None
-        if position is None:
-            resume = committed
-            position = Position(end=committed or 0, open_ranges=[], newest=NEVER, promised=NEVER)
-        else:
-            position = position.skipped_to(committed or 0)
-            resume = position.resume_at
-        self.timeline.assign(source, position, self.clock.monotonic())
-        return resume
+        name = f"{KIND_NAMES[source.kind]} {source.partition}"
+        found = resumption(self.source, name, self._known.get(source), place, self._state_gone)
+        for kind, text in found.said:
+            self.notices.say(kind, text, subject=name)
+        self.totals.rewound += found.rewound
+        self.totals.lost += found.lost
+        self.totals.done_twice += found.done_twice
+        # Serving refuses versions that it has seen already.
+        self.version = max(self.version, found.version)
+        self._known[source] = found.known
+        self.timeline.assign(source, found.known.position, self.clock.monotonic())
+        return found.read_from
 
     def revoke(self, source: Source) -> None:
         """Stop reading a source; call ``checkpoint`` first to keep what was done.
 
         Where it is assigned again, reading goes on from here: what the ticks have taken is not taken twice.
         """
-        position = self.timeline.positions().get(source)
-        if position is not None:
-            self._known[source] = position
+        if source in self.timeline.sources():
+            self._known[source].position = self.timeline.position(source)
         self.timeline.revoke(source)
+
+    def commit_notes(self) -> dict[Source, CommitNote]:
+        """What to commit for each source, as of the last checkpoint."""
+        return {
+            source: note_of(
+                self.source,
+                self.version,
+                known.topic,
+                known.position,
+                self.done_until,
+                known.before,
+                known.earlier,
+            )
+            for source in self.timeline.sources()
+            if (known := self._known[source])
+        }
 
     # -- input
 
@@ -427,7 +437,10 @@ class Engine:
 
     def checkpoint(self) -> dict[Source, int]:
         """Write everything that must agree in one atomic batch. Returns the offsets that are now done."""
-        self._known.update(self.timeline.positions())
+        # What is late runs first: a commit note may have to say that all that is due is done.
+        self._run_late()
+        for source in self.timeline.sources():
+            self._known[source].position = self.timeline.position(source)
         batch = Batch()
         self.features.write(batch)
         self.join.write(batch)
@@ -442,12 +455,12 @@ class Engine:
             high=self.timeline.high,
             totals=self.totals,
             join=self.join.counts,
-            positions=[(s.kind, s.partition, position) for s, position in sorted(self._known.items())],
+            positions=[(s.kind, s.partition, known) for s, known in sorted(self._known.items())],
         )
         write_progress(batch, progress, self.panel.state_bytes())
         self.store.commit(batch)
         self.features.evict()
-        return {source: self._known[source].resume_at for source in self.timeline.sources()}
+        return {source: self._known[source].position.resume_at for source in self.timeline.sources()}
 
     def digest(self) -> str:
         """SHA-256 over features, joins, learners and totals as of the last checkpoint.
@@ -471,13 +484,15 @@ class Engine:
 
     def _restore(self) -> None:
         found = read_progress(self.store, self.tick_ms)
+        # A folder that was begun and knows nothing has lost its write-ahead log, or was killed at once.
+        self._state_gone = not begin(self.store) and found is None
         if found is None:
             return
         progress, learners = found
         self.done_until, self.labels_until = progress.done_until, progress.labels_until
         self.published_until = progress.published_until
         # What the last checkpoint changed may not have been published before the process ended.
-        self.features.mark_changed_since(progress.published_until)
+        self.features.republish_since(progress.published_until)
         self.version, self.totals = progress.version, progress.totals
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)

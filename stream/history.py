@@ -10,6 +10,8 @@ import msgspec
 from models.online.metrics import WINDOW_TICKS
 from models.weights import LearnerMetrics
 from stream.engine import Engine
+from stream.notices import Notice
+from stream.pulse import Pulse
 
 SECONDS = 900
 #: The peak is that of the mean rate over this many seconds: one late tick is not a peak.
@@ -17,7 +19,10 @@ PEAK_SPAN_MS = 5_000
 
 
 class Moment(msgspec.Struct):
-    """One wall-clock second. Sums over its samples are by learner, in the order of ``learners``."""
+    """One wall-clock second. Sums over its samples are by learner, in the order of ``learners``.
+
+    ``ticks`` are the event-time ticks that ran in it; ``version`` moves without them, too.
+    """
 
     at: int
     impressions: int
@@ -27,6 +32,7 @@ class Moment(msgspec.Struct):
     predicted: list[float]
     loss: list[float]
     version: int
+    ticks: int
     watermark: int
     buffered: int
 
@@ -46,6 +52,10 @@ class LiveView(msgspec.Struct):
     count since the state began, ``window`` over the last ``window_s`` of event time. ``peak_rate`` is the
     highest number of events a second since ``started_at``, as a mean over five seconds that end at
     ``peak_at`` (0 before there was one). ``skipped`` are samples that a learner did not learn from.
+
+    ``waiting`` events wait for a tick, ``waiting_ahead`` for their own time, which the clock has not reached.
+    ``standing_s`` is 0, or for how many seconds the former have waited without any tick, which is a fault;
+    ``since_tick_s`` goes on in a silence as well. ``notices`` are oldest first.
     """
 
     name: str
@@ -56,11 +66,17 @@ class LiveView(msgspec.Struct):
     learners: list[str]
     champion: str
     moments: list[Moment]
+    waiting: int
+    waiting_ahead: int
+    standing_s: float
+    since_tick_s: float
+    notices: list[Notice]
     totals: dict[str, int]
     metrics: dict[str, LearnerMetrics]
     window: dict[str, LearnerMetrics]
     window_s: float
     label_window_s: float
+    lateness_s: float
     skipped: dict[str, int]
     peak_rate: float
     peak_at: int
@@ -73,7 +89,9 @@ class LiveView(msgspec.Struct):
 class History:
     """A bounded record of ``Moment``s, filled once a tick from the engine's statistics."""
 
-    def __init__(self) -> None:
+    def __init__(self, pulse: Pulse) -> None:
+        self._pulse = pulse
+        self._ticks: int | None = None
         self._moments: deque[Moment] = deque(maxlen=SECONDS)
         # Replaced as one: a page that asks meanwhile gets a moment with its totals, or neither.
         self._newest: tuple[LiveView, tuple[Moment, ...]] | None = None
@@ -85,6 +103,9 @@ class History:
         """Add one second. Runs in the engine's thread: it reads the engine."""
         now = round(time.time() * 1000)
         learners = engine.panel.learner_names
+        # The first second has no second before it, only a total that was restored.
+        before = engine.totals.ticks if self._ticks is None else self._ticks
+        self._ticks = engine.totals.ticks
         moment = Moment(
             at=now,
             impressions=0,
@@ -94,6 +115,7 @@ class History:
             predicted=[0.0] * len(learners),
             loss=[0.0] * len(learners),
             version=engine.version,
+            ticks=self._ticks - before,
             watermark=max(engine.done_until, 0),
             buffered=engine.timeline.buffered,
         )
@@ -114,10 +136,17 @@ class History:
             "positives": join.positives,
             "duplicate_impressions": join.duplicate_impressions,
             "duplicate_actions": join.duplicate_actions,
+            "duplicates": join.duplicate_impressions + join.duplicate_actions,
             "orphans_expired": join.orphans_expired,
             "orphans_waiting": join.orphans_waiting,
             "late": engine.totals.late,
             "unlearned": engine.totals.unlearned,
+            "ahead": engine.totals.ahead,
+            "ticks": engine.totals.ticks,
+            "older_logs": engine.totals.older_logs,
+            "rewound": engine.totals.rewound,
+            "lost": engine.totals.lost,
+            "done_twice": engine.totals.done_twice,
             "dead_letters": refused,
         }
         half_lives = engine.features.half_lives_s
@@ -135,11 +164,17 @@ class History:
             learners=list(learners),
             champion=engine.panel.champion.name,
             moments=[],
+            waiting=engine.timeline.buffered,
+            waiting_ahead=engine.timeline.waiting_ahead,
+            standing_s=self._pulse.standing_s(),
+            since_tick_s=self._pulse.since_tick_s(),
+            notices=engine.notices.all(),
             totals=totals,
             metrics=engine.panel.metrics(),
             window=engine.panel.window_metrics(),
             window_s=self._window_ticks * engine.tick_ms / 1000,
             label_window_s=engine.scenario.times.label_window_s,
+            lateness_s=engine.scenario.times.lateness_s,
             skipped=engine.panel.skipped,
             peak_rate=self._peak_rate,
             peak_at=self._peak_at,

@@ -41,7 +41,9 @@ class Position(msgspec.Struct, kw_only=True):
     """How far a source is done: what a checkpoint stores.
 
     All offsets below ``end`` are done, except those in ``open_ranges`` ([first, last] pairs): read, but
-    newer than the last tick. ``passes`` are those after the first that the lane is in.
+    newer than the last tick. ``passes`` are those after the first that the lane is in. Of what is open in the
+    first one, events due before ``done_before`` (ms) are done: another worker's open ranges were too many to
+    be told one by one.
     """
 
     end: int
@@ -49,6 +51,7 @@ class Position(msgspec.Struct, kw_only=True):
     newest: int
     promised: int
     passes: list[PassPosition] = []
+    done_before: int = NEVER
 
     @property
     def resume_at(self) -> int:
@@ -143,6 +146,7 @@ class Lane:
         self.reopen = list(position.open_ranges)
         # Newest times of what is read again, by pass: an event gets the same due time as it had before.
         self._again = [NEVER] * len(self.passes)
+        self._done_before = position.done_before
 
     @property
     def back(self) -> bool:
@@ -270,6 +274,7 @@ class Lane:
             newest=first.newest,
             promised=first.promised,
             passes=[PassPosition(one.began, one.newest, one.promised, one.settled) for one in later],
+            done_before=self._done_before if self.reopen else NEVER,
         )
 
     def _put(self, events: list[Any], times: IntArray, offsets: IntArray, now: float, reached: int) -> None:
@@ -324,7 +329,13 @@ class Lane:
             running = np.maximum.accumulate(np.concatenate(([self._again[place]], piece.times)))
             due = np.maximum(piece.times, running[:-1] - self._lateness_ms)
             self._again[place] = int(running[-1])
-            self.passes[place].add(piece._replace(due=due, ordered=_is_ordered(due)))
+            piece = piece._replace(due=due, ordered=_is_ordered(due))
+            still = np.flatnonzero(due >= self._done_before)
+            if place == 0 and len(still) < len(due):
+                if (part := _part(piece, piece.events, still)) is None:
+                    continue
+                piece = part
+            self.passes[place].add(piece)
 
     def _go_back(self, offset: int, now: float) -> Pass:
         if not self.back:

@@ -1,4 +1,9 @@
-"""The worker's pages: ``/live`` for people, ``/live/data`` for it, ``/health``."""
+"""The worker's pages: ``/live`` for people, ``/live/data`` for it, ``/health`` and ``/ready`` for its keeper.
+
+``/health`` answers while the process does: restart by it. ``/ready`` says whether the worker does its work:
+wait for it, and never restart by it, since most of what makes a worker unready (no broker, producers' clocks)
+is the same after a restart.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +14,18 @@ from typing import Any
 import msgspec
 from aiohttp.web import Response
 
+from stream.http_errors import speak_json
 from stream.runtime import Runtime
 
 
 @cache
 def _page() -> str:
     return files("stream").joinpath("live.html").read_text(encoding="utf-8")
+
+
+def let_pages_speak_json(app: Any, runtime: Runtime) -> None:
+    """Let errors of the worker's web server be JSON and counted; call before it is started."""
+    speak_json(app.web.web_app, lambda status: runtime.metrics.page_errors.labels(str(status)).inc())
 
 
 def add_pages(app: Any, runtime: Runtime) -> None:
@@ -35,3 +46,9 @@ def add_pages(app: Any, runtime: Runtime) -> None:
     @app.page("/health")
     async def health(self: Any, request: Any) -> Response:
         return Response(text='{"status": "up"}', content_type="application/json")
+
+    @app.page("/ready")
+    async def ready(self: Any, request: Any) -> Response:
+        reason = runtime.unready()
+        body = msgspec.json.encode({"ready": reason is None, "reason": reason or ""})
+        return Response(status=503 if reason else 200, body=body, content_type="application/json")

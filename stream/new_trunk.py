@@ -12,7 +12,7 @@ import msgspec
 
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel
-from state.errors import StateFormatError
+from state.errors import StateFormatError, decoding, start_anew
 from state.join import Join
 from state.store import Batch, Store
 from stream.checkpoint import Progress
@@ -78,8 +78,8 @@ def _load(panel: Panel, store: Store, learners: bytes) -> None:
         panel.load_state(learners)
     except LearnerStateError as error:
         raise StateFormatError(
-            f"state in {store.path} does not fit the scenario's learners ({error}); restore learners.river "
-            "or use a new state folder"
+            f"state in {store.path} is damaged, or of other learners or features than the scenario's: "
+            f"{error}. Restore these, or: {start_anew(store.path)}"
         ) from error
 
 
@@ -101,10 +101,5 @@ def _swap(store: Store, old: Aside, wanted: str) -> Aside | None:
 
 
 def _read(store: Store, data: bytes) -> Aside:
-    try:
+    with decoding(store.path, "learners of an earlier trunk"):
         return msgspec.msgpack.decode(data, type=Aside)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StateFormatError(
-            f"state in {store.path} is damaged: learners of an earlier trunk cannot be read ({error}); "
-            "use a new state folder"
-        ) from error

@@ -16,8 +16,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
 from models.weights import Weights, encode_weights, weights_key
+from stream.connection import Connection
 from stream.decode import Refused
 from stream.events import DeadLetter
+from stream.quiet import answered
 from stream.scenario import Topics
 from stream.topics import MAX_RECORD_BYTES
 
@@ -33,8 +35,8 @@ _encode_dead_letter = msgspec.json.Encoder().encode
 class Publisher:
     """One producer for everything that a worker publishes. Use from the event loop that started it."""
 
-    def __init__(self, bootstrap: str, topics: Topics, source: str) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, connection: Connection, topics: Topics, source: str) -> None:
+        self._connection = connection
         self._topics = topics
         self._source = source
         self._producer: AIOKafkaProducer | None = None
@@ -43,7 +45,7 @@ class Publisher:
     async def start(self) -> None:
         """Connect. Raises aiokafka's ``KafkaError`` where no broker answers."""
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._bootstrap.split(","),
+            **self._connection.aiokafka(),
             acks="all",
             linger_ms=5,
             max_batch_size=1 << 18,
@@ -141,6 +143,7 @@ class Publisher:
         """Write one version; returns its size in bytes. Raises ``WeightsError`` where it is not finite."""
         data = encode_weights(weights)
         await self._live().send_and_wait(self._topics.weights, key=weights.key, value=data)
+        answered()
         return len(data)
 
     def _live(self) -> AIOKafkaProducer:

@@ -11,28 +11,35 @@ import asyncio
 import gc
 import logging
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from aiokafka.errors import KafkaError
 from faust.types import TP
+from prometheus_client import REGISTRY, CollectorRegistry
 from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
-from models.weights import WeightsError
+from models.weights import Weights, WeightsError
 from state.errors import StateLockedError
 from state.store import Store
+from stream.commit_note import CommitNote, encode_note
+from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
+from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
 from stream.patience import patiently
 from stream.publish import Publisher
+from stream.pulse import Pulse
+from stream.refusal import BrokerRefused
+from stream.resume import Place
 from stream.scenario import Scenario, home
 from stream.timeline import Source
+from stream.topics import TopicsError, topic_ids
 from stream.transport import PartitionBatch
 
 logger = logging.getLogger(__name__)
@@ -44,36 +51,60 @@ ADVANCE_BUDGET_S = 0.25
 IDLE_WAIT_S = 0.05
 #: How often the partitions' ends are looked at.
 LOOK_S = 0.5
+#: A worker without a checkpoint for this long is not ready.
+STILL_S = 30.0
 #: Events that a partition may buffer while it is ahead of the others.
 BUFFER_LIMIT = 30_000
 #: Allocations and younger collections between two garbage collections of each generation.
 GC_THRESHOLDS = (100_000, 50, 1000)
 
 
+class BrokenEngineError(RuntimeError):
+    """The engine failed before and does nothing more; ``Runtime.fault`` says how."""
+
+
 class Runtime:
     """Drives one ``Engine``; implements the transport's ``OffsetOwner``."""
 
-    def __init__(self, scenario: Scenario, bootstrap: str, worker_id: str, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        connection: Connection,
+        worker_id: str,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
         self.scenario = scenario
         self.worker_id = worker_id
-        self.history = History()
-        self.metrics = metrics
+        self._connection = connection
+        self.pulse = Pulse(scenario.times)
+        self.history = History(self.pulse)
+        self.metrics = WorkerMetrics(self.pulse, registry)
         self.state_folder: Path = home() / "state" / f"{scenario.name}-{worker_id}"
-        self._publisher = Publisher(bootstrap, scenario.topics, worker_id)
+        self._publisher = Publisher(connection, scenario.topics, worker_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine: Engine | None = None
         self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
         self._stopping = False
-        self._broken = False
+        #: What ended the engine: memory may be half-way through a tick, so it is asked for nothing more.
+        self.fault: BaseException | None = None
         self._epoch = -1
-        self._durable: dict[TP, int] = {}
+        self._durable: dict[TP, CommitNote] = {}
+        #: No event is taken and no tick runs: what is done now could not be committed any more.
+        self._frozen = False
         self._held_back: set[TP] = set()
         #: Held by whoever takes events in or decides what is durable.
         self._intake = asyncio.Lock()
+        #: Held by whoever publishes: a rebalance or the end may tick while the timer's tick does.
+        self._publishing = asyncio.Lock()
         self._refused: list[tuple[str, int, Refused]] = []
         #: Newest feature rows that have not reached the features topic, by (table, entity).
         self._unsent: dict[tuple[str, str], bytes] = {}
-        self._refused_by_topic: Counter[str] = Counter()
+        self._keys = KeyCheck(scenario.topics, self.metrics)
+        #: What went out since the last checkpoint: [weight versions, feature rows].
+        self._sent = [0, 0]
+        #: The partitions that this worker has; none between a revocation and the next assignment.
+        self._owned: set[TP] = set()
+        self._ticked_at: float | None = None
 
     # -- life
 
@@ -104,7 +135,18 @@ class Runtime:
             lambda: Store(self.state_folder, synced=True), StateLockedError, str(self.state_folder)
         )
         self._engine = Engine(self.scenario, store, trunk, self.worker_id)
+        # Before anything is read: the first figures that anybody sees are those that were restored.
+        self.metrics.follow(self._engine)
         return self._engine
+
+    async def leave(self, consumer: Any) -> None:
+        """The last tick while the consumer can still commit; nothing is done after it."""
+        if self._engine is None or self.fault is not None or self._epoch < 0:
+            return
+        try:
+            await self.tick(consumer, last=True)
+        except Exception:
+            logger.exception("The last tick failed; the state is that of the last checkpoint")
 
     async def stop(self) -> None:
         """Last tick, then close: nothing that was processed is lost or done again.
@@ -112,13 +154,17 @@ class Runtime:
         An engine that failed half-way is not checkpointed: the state stays that of the last checkpoint.
         """
         self._stopping = True
+        self._owned = set()
+        self.metrics.own({})
         if self._engine is not None:
-            if not self._broken:
+            if self.fault is None:
                 try:
                     await self.tick(None)
                 except Exception:
-                    logger.exception("The last tick failed; the state is that of the last checkpoint")
-            await self._call(self._engine.store.close)
+                    if self.fault is None:  # else the app says it
+                        logger.exception("The last tick failed; the state is that of the last checkpoint")
+            closed = self._engine.store.close
+            await asyncio.get_running_loop().run_in_executor(self._thread, closed)
             self._engine = None
         await self._publisher.stop()
         self._thread.shutdown(wait=True)
@@ -142,10 +188,13 @@ class Runtime:
     def _ingest(self, batch: PartitionBatch) -> None:
         engine = self.engine
         source = Source(self._kinds[batch.topic], batch.partition)
+        if self._frozen:
+            return
         if batch.epoch != self._epoch or source not in engine.timeline.sources():
             return
         refused = engine.ingest(source, batch.records, round(time.time() * 1000))
         self._refused += [(batch.topic, batch.partition, one) for one in refused]
+        self._keys.look(batch)
         engine.advance(ADVANCE_BUDGET_S)
         self._align()
 
@@ -163,7 +212,7 @@ class Runtime:
             await asyncio.sleep(0 if ran else IDLE_WAIT_S)
 
     def _step(self, ends: Mapping[Source, bool]) -> int:
-        return 0 if self._engine is None else self._advance(ends)
+        return 0 if self._engine is None or self._frozen else self._advance(ends)
 
     def _ends(self, consumer: Any) -> dict[Source, bool]:
         """Which sources are known to be read to their end."""
@@ -172,34 +221,48 @@ class Runtime:
         return {source: consumer.at_end(self._tp(source)) for source in self._engine.timeline.sources()}
 
     def _align(self) -> None:
-        ahead = self.engine.timeline.ahead(BUFFER_LIMIT, time.monotonic())
+        timeline = self.engine.timeline
+        self.pulse.see(self.engine.totals.ticks, timeline.buffered)
+        ahead = timeline.ahead(BUFFER_LIMIT, time.monotonic())
         self._held_back = {self._tp(source) for source in ahead}
 
     # -- the tick
 
-    async def tick(self, consumer: Any | None) -> None:
-        """One wall-clock second. ``consumer`` is the transport's; None where it is gone already."""
+    async def tick(self, consumer: Any | None, last: bool = False) -> None:
+        """One wall-clock second. ``consumer`` is the transport's; None where it is gone already.
+
+        ``last``: nothing is taken or run after it until partitions are assigned again.
+        """
         started = time.monotonic()
         if consumer is not None:
             ends = self._ends(consumer)
-            await self._call(self._advance, ends)
-            for source in ends:
-                tp = self._tp(source)
-                self.metrics.lag.labels(tp.topic, str(tp.partition)).set(consumer.lag(tp))
+            await self._call(self._step, ends)
+            self.metrics.own({tp: consumer.lag(tp) for tp in self._owned})
         created_at = round(time.time() * 1000)
         # No batch comes in between: a checkpoint must not hold offsets whose dead letters are not out yet.
         async with self._intake:
+            self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            weights, offsets, rows = await self._call(self._checkpoint, created_at)
-        self._durable = {self._tp(source): offset for source, offset in offsets.items()}
+            sent, self._sent = self._sent, [0, 0]
+            weights, rows, complete = await self._call(self._checkpoint, created_at, sent)
+        self._ticked_at = time.monotonic()
         self._unsent.update(((table, entity), row) for table, entity, row in rows)
+        async with self._publishing:
+            await self._publish(weights, complete, consumer)
+        self.metrics.tick.observe(time.monotonic() - started)
+
+    async def _publish(self, weights: Weights, complete: tuple[int, int], consumer: Any | None) -> None:
+        engine = self.engine
+        # Taken out while they are on their way: another tick adds rows meanwhile.
+        sending, self._unsent = self._unsent, {}
         try:
-            sent = await self._publisher.feature_rows(
-                (table, entity, row) for (table, entity), row in self._unsent.items()
+            self._sent[1] += await self._publisher.feature_rows(
+                (table, entity, row) for (table, entity), row in sending.items()
             )
-            self._unsent.clear()
-            self.engine.published_until = weights.watermarks.features
+            sending = {}
+            if complete[0] == engine.totals.older_logs:  # else time has started over meanwhile
+                engine.published_until = complete[1]
             if consumer is not None:
                 await consumer.commit()
             size = await self._publisher.weights(weights)
@@ -209,11 +272,10 @@ class Runtime:
             )
             self.metrics.publish_failures.inc()
         else:
-            self.metrics.feature_rows_published.inc(sent)
-            self.metrics.published.inc()
-            self.metrics.version.set(weights.version)
-            self.metrics.weights_bytes.set(size)
-        self.metrics.tick.observe(time.monotonic() - started)
+            self._sent[0] += 1
+            self.metrics.published(weights.version, size)
+        finally:
+            self._unsent = sending | self._unsent
 
     def _advance(self, ends: Mapping[Source, bool]) -> int:
         engine, now = self.engine, time.monotonic()
@@ -223,16 +285,29 @@ class Runtime:
         self._align()
         return ran
 
-    def _checkpoint(self, created_at: int) -> tuple[Any, dict[Source, int], list[tuple[str, str, bytes]]]:
+    def _checkpoint(
+        self, created_at: int, sent: Sequence[int]
+    ) -> tuple[Weights, list[tuple[str, str, bytes]], tuple[int, int]]:
+        """The next weights, the rows to publish, and (pass of time, up to when these make rows complete).
+
+        ``sent``: how many weights and feature rows went out since the last checkpoint.
+        """
         engine = self.engine
         started = time.monotonic()
+        engine.totals.sent.weights += sent[0]
+        engine.totals.sent.feature_rows += sent[1]
         weights = engine.weights(created_at)
-        rows = list(engine.features.take_changed())
-        offsets = engine.checkpoint()
+        rows = engine.features.take_changed()
+        until = engine.published_until if engine.features.republishing else weights.watermarks.features
+        complete = engine.totals.older_logs, until
+        # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
+        engine.checkpoint()
+        self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
-        self.metrics.follow(engine, self._refused_by_topic, created_at)
+        self.metrics.follow(engine)
+        self._keys.report(engine.notices)
         self.history.record(engine, engine.totals.refused, created_at)
-        return weights, offsets, rows
+        return weights, rows, complete
 
     async def _send_dead_letters(self) -> bool:
         """Dead letters must be out before their offsets are done. False: not this time, no checkpoint."""
@@ -244,50 +319,91 @@ class Runtime:
             logger.warning("%d dead letters cannot be written: %r; trying again", len(self._refused), error)
             self.metrics.publish_failures.inc()
             return False
-        self._refused_by_topic.update(topic for topic, _, _ in self._refused)
+        letters = self.engine.totals.sent.dead_letters
+        for topic, _, _ in self._refused:
+            letters[topic] = letters.get(topic, 0) + 1
         self._refused.clear()
         return True
 
     # -- offsets (the transport's OffsetOwner)
 
-    async def resume(
-        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
-    ) -> Mapping[TP, int]:
-        """Where to read from after a rebalance: what this state knows, unless another worker went further."""
-        offsets = await self._call(self._resume, committed, ends, epoch)
-        logger.info("Reading %d partitions, %d from this state's own offsets", len(committed), len(offsets))
+    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
+        """Where to read from after a rebalance; ``stream.resume`` says how that is decided."""
+        ids = await self._topic_ids()
+        places = {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in places.items()}
+        offsets = await self._call(self._resume, places, epoch)
+        logger.info("Reading %d partitions, %d from this state's own offsets", len(places), len(offsets))
         return offsets
 
-    def _resume(
-        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
-    ) -> dict[TP, int]:
+    def _resume(self, places: Mapping[TP, Place], epoch: int) -> dict[TP, int]:
         engine = self.engine
         self._epoch = epoch
         self._durable = {}
+        self._frozen = False
         sources = {
-            Source(self._kinds[tp.topic], tp.partition): tp for tp in committed if tp.topic in self._kinds
+            Source(self._kinds[tp.topic], tp.partition): tp for tp in places if tp.topic in self._kinds
         }
         for source in engine.timeline.sources():
             engine.revoke(source)
         offsets = {}
         for source, tp in sources.items():
-            offset = engine.assign(source, committed[tp], ends.get(tp))
+            offset = engine.assign(source, places[tp])
             if offset is not None:
                 offsets[tp] = offset
+        self._owned = set(sources.values())
         return offsets
+
+    async def _topic_ids(self) -> Mapping[str, str]:
+        """Ids of the source topics; those that cannot be had are left out: offsets are compared then."""
+        try:
+            return await asyncio.to_thread(topic_ids, self._connection, list(self._kinds))
+        except (TopicsError, BrokerRefused) as error:
+            logger.warning("The topics' ids cannot be read: %s", error)
+            return {}
+
+    async def check_topics(self, consumer: Any) -> None:
+        """Begin anew with topics that were deleted and made anew while this worker runs."""
+        known = {tp.topic: note.topic for tp, note in self._durable.items() if note.topic}
+        ids = await self._topic_ids()
+        if any(ids.get(topic, known[topic]) != known[topic] for topic in known):
+            await consumer.perform_seek()
+
+    def unready(self) -> str | None:
+        """Why this worker does not do its work yet, or any more; None where it does."""
+        if self._engine is None or self._ticked_at is None:
+            return "starting: state, broker or partitions are not there yet"
+        silent = time.monotonic() - self._ticked_at
+        if silent > STILL_S:
+            return f"no checkpoint for {silent:.0f} s"
+        standing = self.pulse.standing_s()
+        return f"events wait and no tick has run for {standing:.0f} s" if standing else None
 
     def committable(self) -> Mapping[TP, int]:
         """Offsets as of the last checkpoint."""
-        return self._durable
+        return {tp: note.resume_at for tp, note in self._durable.items()}
+
+    def commit_text(self, tp: TP) -> str:
+        """The note that is committed beside the offset."""
+        note = self._durable.get(tp)
+        return "" if note is None else encode_note(note)
 
     def held_back(self) -> set[TP]:
         """Partitions that are ahead of the others in event time and have much buffered."""
         return self._held_back
 
     async def revoked(self, consumer: Any) -> None:
-        """Partitions go away: make what was processed durable before another worker reads on."""
-        if self._engine is not None and self._epoch >= 0:
-            await self.tick(consumer)
+        """Partitions go away: make what was processed durable before another worker reads on.
+
+        Nothing is done after that: it could not be committed, and another worker would do it again.
+        """
+        # Whoever has them next shows their lag. It would stay here as it was, and call for a restart.
+        self._owned = set()
+        self.metrics.own({})
+        if self._engine is None or self._epoch < 0:
+            return
+        await self.tick(consumer, last=True)
+        # What is still buffered waits for its next reader, and for no tick of this worker.
+        self.pulse.see(self.engine.totals.ticks, 0)
 
     # -- helpers
 
@@ -299,8 +415,11 @@ class Runtime:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, function, *args)
 
     def _guarded(self, function: Callable[..., T], *args: Any) -> T:
+        # A call that stood in line behind the one that failed must not checkpoint what that left.
+        if self.fault is not None:
+            raise BrokenEngineError(f"the engine failed before: {self.fault}") from self.fault
         try:
             return function(*args)
-        except BaseException:
-            self._broken = True
+        except BaseException as error:
+            self.fault = error
             raise

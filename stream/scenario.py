@@ -22,6 +22,9 @@ TopicName = Annotated[str, msgspec.Meta(pattern=NAME)]
 DEFAULT_BOOTSTRAP = "127.0.0.1:9092"
 #: Names of River learners, those of ``models.online.river_learner``: to read a scenario needs no River.
 RIVER_LEARNERS = ("ftrl", "logistic", "sgd")
+#: How connections to Kafka may be secured, and how a user may prove who it is.
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
+MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _SERVER = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
@@ -104,6 +107,27 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 500
 
 
+class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """How to connect to Kafka; empty: as the environment says, see ``stream.connection``.
+
+    Passwords and tokens have no field here: a scenario is shared and kept in version control.
+    """
+
+    security_protocol: str = ""
+    sasl_mechanism: str = ""
+    sasl_username: str = ""
+    ssl_cafile: str = ""
+    ssl_certfile: str = ""
+    ssl_keyfile: str = ""
+    ssl_check_hostname: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("security_protocol", PROTOCOLS), ("sasl_mechanism", MECHANISMS)):
+            value = getattr(self, name)
+            if value and value not in allowed:
+                raise ValueError(f"kafka.{name} is {value!r}; allowed are {', '.join(allowed)}")
+
+
 class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote."""
 
@@ -113,6 +137,7 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     times: Times = msgspec.field(default_factory=Times)
     features: Features = msgspec.field(default_factory=Features)
     learners: Learners = msgspec.field(default_factory=Learners)
+    kafka: Kafka = msgspec.field(default_factory=Kafka)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.learners.river if name not in RIVER_LEARNERS]
@@ -192,10 +217,32 @@ def load_scenario(path: str | os.PathLike[str] | None = None) -> Scenario:
         raise ScenarioError(f"scenario {source}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ScenarioError(f"scenario {source}: not TOML: {error}") from error
+    told = _secret(data.get("kafka"))
+    if told:
+        raise ScenarioError(f"scenario {source}: {told}")
     try:
         return msgspec.convert(data, Scenario)
     except msgspec.ValidationError as error:
         raise ScenarioError(f"scenario {source}: {error}{_allowed(str(error))}") from error
+
+
+def _secret(kafka: object) -> str:
+    """What to do about a secret in the ``kafka`` table, without the secret; empty where there is none.
+
+    >>> _secret({"sasl_password": "hunter2"})
+    'kafka.sasl_password: a scenario holds no secrets; set KAFKA_SASL_PASSWORD or KAFKA_SASL_PASSWORD_FILE'
+    """
+    for name in kafka if isinstance(kafka, dict) else ():
+        if "token" in name.lower():
+            instead = "KAFKA_SASL_OAUTH_TOKEN_FILE"
+        elif re.search("pass|secret", name.lower()):
+            about_key = re.search("ssl|key", name.lower())
+            variable = "KAFKA_SSL_KEY_PASSWORD" if about_key else "KAFKA_SASL_PASSWORD"
+            instead = f"{variable} or {variable}_FILE"
+        else:
+            continue
+        return f"kafka.{name}: a scenario holds no secrets; set {instead}"
+    return ""
 
 
 def _allowed(message: str) -> str:
@@ -207,5 +254,5 @@ def _allowed(message: str) -> str:
     found = re.search(r"unknown field `[^`]*`(?: - at `\$\.(\w+)`)?$", message)
     if not found:
         return ""
-    table = {"topics": Topics, "times": Times, "features": Features, "learners": Learners}
+    table = {"topics": Topics, "times": Times, "features": Features, "learners": Learners, "kafka": Kafka}
     return f"; allowed are {', '.join(table.get(found[1] or '', Scenario).__struct_fields__)}"

@@ -267,9 +267,9 @@ class Timeline:
             events = [events[i] for i in order.tolist()]
         return Taken(events, times, ticks)
 
-    def positions(self) -> dict[Source, Position]:
-        """Where each source stands, for a checkpoint."""
-        return {source: lane.position() for source, lane in self._lanes.items()}
+    def position(self, source: Source) -> Position:
+        """Where a source stands, for a checkpoint."""
+        return self._lanes[source].position()
 
     def _count_late(self, times: IntArray, due: IntArray) -> None:
         behind = np.maximum(due, self.high) - times
@@ -312,7 +312,7 @@ class Timeline:
             return self._reached
         if self._calm is None:
             heard = max(lane.heard for lane in self._lanes.values())
-            self._calm = max(*marks, self._reached), now if speaking else heard + self._idle_s
+            self._calm = max(*marks, self._reached), now if speaking else heard
         begin, since = self._calm
         return max(min(begin + int(max(now - since, 0.0) * 1000.0), open_until), begin)
 

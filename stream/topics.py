@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from uuid import UUID
 
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
+from stream.connection import Connection
+from stream.refusal import check
 from stream.scenario import Scenario
 
 #: Largest record of the dead-letter and weights topics, in bytes. A dead letter holds a refused record in
@@ -41,16 +44,17 @@ def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:
     }
 
 
-def connect(bootstrap: str, wait_s: float = 0.0) -> KafkaAdminClient:
+def connect(connection: Connection, wait_s: float = 0.0) -> KafkaAdminClient:
     """An administration client, once a broker answers; one that is not up yet is waited for ``wait_s``.
 
-    Raises ``TopicsError``.
+    Raises ``TopicsError``, and ``BrokerRefused`` at once where one answers and does not take us.
     """
     deadline = time.monotonic() + wait_s
     while True:
+        check(connection)
         try:
             return KafkaAdminClient(
-                bootstrap_servers=bootstrap.split(","),
+                **connection.kafka_python(),
                 client_id="surgeline-topics",
                 request_timeout_ms=15_000,
                 bootstrap_timeout_ms=TRY_MS,
@@ -59,21 +63,21 @@ def connect(bootstrap: str, wait_s: float = 0.0) -> KafkaAdminClient:
             left = deadline - time.monotonic()
             if left <= 0.0:
                 raise TopicsError(
-                    f"no Kafka broker at {bootstrap} ({type(error).__name__}); set KAFKA_BOOTSTRAP, or start "
-                    "one with `surgeline broker`"
+                    f"no Kafka broker at {connection.bootstrap} ({type(error).__name__}); set "
+                    "KAFKA_BOOTSTRAP, or start one with `surgeline broker`"
                 ) from error
-            logger.warning("No Kafka broker at %s yet; trying for %.0f s more", bootstrap, left)
+            logger.warning("No Kafka broker at %s yet; trying for %.0f s more", connection.bootstrap, left)
 
 
-def ensure_topics(bootstrap: str, scenario: Scenario, wait_s: float = 0.0) -> dict[str, int]:
+def ensure_topics(connection: Connection, scenario: Scenario, wait_s: float = 0.0) -> dict[str, int]:
     """Create what is missing; returns every topic's partition count.
 
-    A broker that does not answer yet is waited for ``wait_s``. Raises ``TopicsError`` where it is not
-    reachable, or where impressions and actions differ in partition count: a user's events would then meet
-    in different workers.
+    A broker that does not answer yet is waited for ``wait_s``. Raises ``BrokerRefused`` where one does not
+    take us; ``TopicsError`` where none is reachable, or where impressions and actions differ in partition
+    count: a user's events would then meet in different workers.
     """
     wanted = wanted_topics(scenario)
-    admin = connect(bootstrap, wait_s)
+    admin = connect(connection, wait_s)
     try:
         existing = partition_counts(admin, list(wanted))
         missing = [
@@ -92,7 +96,7 @@ def ensure_topics(bootstrap: str, scenario: Scenario, wait_s: float = 0.0) -> di
                 admin.create_topics([topic])
         counts = partition_counts(admin, list(wanted))
     except KafkaError as error:
-        raise TopicsError(f"topics at {bootstrap} cannot be prepared: {error}") from error
+        raise TopicsError(f"topics at {connection.bootstrap} cannot be prepared: {error}") from error
     finally:
         admin.close()
     names = scenario.topics
@@ -112,3 +116,19 @@ def partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int
         for topic in admin.describe_topics(names)
         if not topic.get("error_code") and topic["partitions"]
     }
+
+
+def topic_ids(connection: Connection, names: list[str]) -> dict[str, str]:
+    """Ids of those of ``names`` that exist and have one (brokers before Kafka 2.8 have none).
+
+    A topic that is deleted and made anew has another id. Raises ``TopicsError``.
+    """
+    admin = connect(connection)
+    try:
+        topics = admin.describe_topics(names)
+    except KafkaError as error:
+        raise TopicsError(f"topics at {connection.bootstrap} cannot be described: {error}") from error
+    finally:
+        admin.close()
+    ids = {topic["name"]: topic.get("topic_id") for topic in topics if not topic.get("error_code")}
+    return {name: str(found) for name, found in ids.items() if found and UUID(str(found)).int}

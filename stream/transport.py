@@ -16,12 +16,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import faust
+from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from faust.serializers.codecs import Codec, register
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
+
+from stream.commit_note import decode_note
+from stream.resume import Place
 
 #: How long to wait for room when every partition's buffer is full (Faust's own wait is a second).
 FULL_WAIT_S = 0.01
@@ -33,27 +37,27 @@ class PartitionBatch(NamedTuple):
     """The value of a batch event. ``records`` have ``offset``, ``key``, ``value``, ``timestamp``.
 
     ``epoch`` changes with every seek: a batch of an older epoch was fetched before a rebalance.
+    ``partitions`` is how many the topic has, 0 where that is not known.
     """
 
     topic: str
     partition: int
     records: list[Any]
     epoch: int
+    partitions: int = 0
 
 
 class OffsetOwner(Protocol):
     """A state that owns the offsets of batch topics."""
 
-    async def resume(
-        self, committed: Mapping[TP, int | None], ends: Mapping[TP, int], epoch: int
-    ) -> Mapping[TP, int]:
-        """Where to read each partition from; partitions left out stay at the committed offset.
-
-        ``ends`` are the broker's end offsets: a state that is beyond one belongs to a topic that is gone.
-        """
+    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
+        """Where to read each partition from; partitions left out stay where the group is."""
 
     def committable(self) -> Mapping[TP, int]:
         """Offsets (of the next record) that the state has made durable."""
+
+    def commit_text(self, tp: TP) -> str:
+        """What to commit beside the offset of a partition: its note as text."""
 
     def held_back(self) -> set[TP]:
         """Partitions that should not be fetched for now."""
@@ -113,6 +117,8 @@ class Consumer(driver.Consumer):
         for tp, fetched in records.items():
             if not self.is_batched(tp.topic):
                 single[tp] = fetched
+            elif epoch != self.epoch or generation != self.app.consumer_generation_id:
+                return  # a seek while the batch before was handed over: all of this is read again
             elif self._wanted(tp, active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 message = self._to_batch(tp, fetched)
@@ -161,13 +167,17 @@ class Consumer(driver.Consumer):
             last.timestamp_type,
             None,
             None,
-            PartitionBatch(tp.topic, tp.partition, records, self.epoch),
+            PartitionBatch(tp.topic, tp.partition, records, self.epoch, self._partitions_of(tp.topic)),
             None,
             0,
             0,
             tp,
             generation_id=self.app.consumer_generation_id,
         )
+
+    def _partitions_of(self, topic: str) -> int:
+        consumer = self._thread._consumer
+        return len(consumer.partitions_for_topic(topic) or ()) if consumer else 0
 
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         # A batch's offset is its last one: what lies between two of them is not a gap.
@@ -199,13 +209,13 @@ class Consumer(driver.Consumer):
                 entry[1] = None
         return delivered
 
-    def lag(self, tp: TP) -> int:
-        """Records between the fetcher's position and the partition's end; 0 where not known yet.
+    def lag(self, tp: TP) -> int | None:
+        """Records between the fetcher's position and the partition's end; None where not known yet.
 
         By position, not by the last record: control records of transactions have no value.
         """
         state = self._fetch_state(tp)
-        return 0 if state is None else max(int(state.highwater - state.position), 0)
+        return None if state is None else max(int(_readable_end(state) - state.position), 0)
 
     def at_end(self, tp: TP) -> bool:
         """Whether the partition was read to its end and agents are done with all of it.
@@ -213,7 +223,7 @@ class Consumer(driver.Consumer):
         False while the broker does not answer: nobody knows then where the end is.
         """
         state = self._fetch_state(tp)
-        if state is None or state.position < state.highwater:
+        if state is None or state.position < _readable_end(state):
             return False
         if time.time() - (state.timestamp or 0) / 1000.0 > ANSWER_S:
             return False
@@ -258,6 +268,12 @@ class Consumer(driver.Consumer):
         for tp in revoked:
             self._delivered.pop(tp, None)
 
+    def _should_commit(self, tp: TP, offset: int) -> bool:
+        # The same offset is committed again: its note says what was done above it since then.
+        if self._owner is not None and self.is_batched(tp.topic):
+            return True
+        return bool(super()._should_commit(tp, offset))
+
     async def perform_seek(self) -> None:
         """Go to the committed offsets, or to those of the app's own state where it has them."""
         await super().perform_seek()
@@ -266,18 +282,68 @@ class Consumer(driver.Consumer):
         self._batched.clear()
         if self._owner is None:
             return
-        batched = {tp: self._committed_offset[tp] for tp in self.assignment() if self.is_batched(tp.topic)}
+        batched = [tp for tp in self.assignment() if self.is_batched(tp.topic)]
+        committed = await self._thread.committed(batched)
+        begins = await self.earliest_offsets(*batched) if batched else {}
         ends = await self.highwaters(*batched) if batched else {}
-        resume = await self._owner.resume(batched, ends, self.epoch)
-        away = {tp: offset for tp, offset in resume.items() if offset != batched[tp]}
+        places = {
+            tp: Place(offset, decode_note(text), begins.get(tp), ends.get(tp))
+            for tp, (offset, text) in committed.items()
+        }
+        resume = await self._owner.resume(places, self.epoch)
+        away = {tp: offset for tp, offset in resume.items() if offset != places[tp].committed}
         if away:
             await self.seek_wait(away)
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Faust's thread around aiokafka's consumer: notes beside commits, and committed records only."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust reads committed records only where it writes in transactions itself. Read when it starts.
+        consumer._isolation_level = getattr(self.app, "isolation_level", "read_committed")
+        owner = getattr(self.app, "offsets", None)
+        if owner is not None:
+            commit = consumer.commit
+
+            async def commit_with_notes(offsets: Mapping[Any, OffsetAndMetadata]) -> None:
+                await commit(
+                    {
+                        tp: (at.offset, owner.commit_text(TP(tp.topic, tp.partition)))
+                        for tp, at in offsets.items()
+                    }
+                )
+
+            consumer.commit = commit_with_notes
+        return consumer
+
+    async def committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str]]:
+        """The group's offset of each partition, None where there is none, and the text beside it."""
+        return cast(dict[TP, tuple[int | None, str]], await self.call_thread(self._committed, tps))
+
+    async def _committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str]]:
+        wanted = {TopicPartition(tp.topic, tp.partition): tp for tp in tps}
+        # The consumer's own `committed` gives the offset alone.
+        found = await self._ensure_consumer()._coordinator.fetch_committed_offsets(list(wanted))
+        nothing = OffsetAndMetadata(-1, "")
+        at = {tp: found.get(wish, nothing) for wish, tp in wanted.items()}
+        return {tp: (one.offset if one.offset >= 0 else None, one.metadata or "") for tp, one in at.items()}
 
 
 class Transport(driver.Transport):
     """``batch://``: aiokafka with partition batches."""
 
     Consumer: ClassVar[type[Consumer]] = Consumer
+
+
+def _readable_end(state: Any) -> int:
+    """The end of what can be read now: records of open transactions, and what follows them, come later."""
+    stable = state.lso
+    return int(state.highwater if stable is None or stable < 0 else min(stable, state.highwater))
 
 
 def batch_topic(app: faust.App, name: str) -> Any:

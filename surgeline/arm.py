@@ -33,6 +33,7 @@ from replay.records import to_records
 from replay.simulate import Double11, Double11Config, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
 from replay.simulate.policy import Objective, make_rank
+from stream.connection import connection
 from stream.scenario import load_scenario
 from surgeline.broker import free_port
 from surgeline.demo import fetch
@@ -270,7 +271,8 @@ class Arm:
         config, frames = self.plan.config, sim.frames(self.plan.from_s)
         scenario = load_scenario(self._scenario)
         topics = scenario.topics
-        async with Sender(self.plan.bootstrap, topics.impressions, topics.actions) as sender:
+        kafka = connection(scenario.kafka, self.plan.bootstrap)
+        async with Sender(kafka, topics.impressions, topics.actions) as sender:
             while (made := await asyncio.to_thread(_next, frames)) is not None:
                 log, truth = made
                 # A night without its worker would go on with old weights, for minutes and for nothing.
@@ -320,7 +322,8 @@ class Arm:
         self._scenario.write_text(
             SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk), encoding="utf-8"
         )
-        await asyncio.to_thread(prepare, self.plan.bootstrap, load_scenario(self._scenario))
+        scenario = load_scenario(self._scenario)
+        await asyncio.to_thread(prepare, connection(scenario.kafka, self.plan.bootstrap), scenario)
         env = {
             **os.environ,
             "SURGELINE_HOME": str(self.plan.folder),

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Literal
@@ -129,7 +130,7 @@ def has_java() -> bool:
     return shutil.which("java") is not None
 
 
-def server_properties(port: int, data: Path) -> str:
+def server_properties(port: int, data: Path, changes: Mapping[str, str] | None = None) -> str:
     """Settings of one Kafka broker, KRaft, bound to 127.0.0.1; its controller is on ``port + 1``."""
     settings = {
         "process.roles": "broker,controller",
@@ -151,6 +152,7 @@ def server_properties(port: int, data: Path) -> str:
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
         "log.cleaner.dedupe.buffer.size": "16777216",
+        **(changes or {}),
     }
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
@@ -160,7 +162,8 @@ class Broker:
 
     It ends with the block, with the interpreter, and on Linux with this process however it dies. What it
     prints goes to ``broker.log`` in ``data_dir``. Without ``port`` a free one is taken; without
-    ``data_dir`` data lives in a folder under ``home()``.
+    ``data_dir`` data lives in a folder under ``home()``. ``settings`` are put over those of Apache Kafka's
+    ``server.properties``; the embedded broker has none.
     """
 
     def __init__(
@@ -169,11 +172,13 @@ class Broker:
         port: int | None = None,
         data_dir: str | os.PathLike[str] | None = None,
         timeout_s: float | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.kind: Kind = kind
         self.port = port if port is not None else free_port(2)
         self.data_dir = Path(data_dir) if data_dir is not None else home() / "broker" / kind
         self.timeout_s = PATIENCE_S[kind] if timeout_s is None else timeout_s
+        self._settings = dict(settings or {})
         self._child: Child | None = None
 
     @property
@@ -234,7 +239,8 @@ class Broker:
             )
         simple = found / "bin" / "kafka-start"
         if simple.is_file():
-            return [str(simple), str(self.port), str(data)], env
+            changes = [f"{name}={value}" for name, value in self._settings.items()]
+            return [str(simple), str(self.port), str(data), *changes], env
         env.setdefault("KAFKA_HEAP_OPTS", "-Xms256m -Xmx768m")
         env["LOG_DIR"] = str(data / "logs")
         return [str(found / "bin" / "kafka-server-start.sh"), str(data / "server.properties")], env
@@ -248,7 +254,7 @@ class Broker:
             return argv
         data = self.data_dir.absolute()
         properties = data / "server.properties"
-        properties.write_text(server_properties(self.port, data), encoding="utf-8")
+        properties.write_text(server_properties(self.port, data, self._settings), encoding="utf-8")
         if not (data / "log" / "meta.properties").exists():
             storage = str(start.with_name("kafka-storage.sh"))
             identity = self._run([storage, "random-uuid"]).strip().splitlines()[-1]

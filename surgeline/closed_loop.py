@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from models.weights import LearnerMetrics
+from stream.connection import forget_security
 from stream.scenario import home
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def command(
         with ExitStack() as stack:
             bootstrap = os.environ.get("KAFKA_BOOTSTRAP", "")
             if not bootstrap and {"frozen", "live"} & set(names):
+                forget_security()
                 bootstrap = stack.enter_context(Broker("embedded", free_port(), folder / "broker")).bootstrap
             report = run(names, config, speed, folder, bootstrap, objective)
     except KeyboardInterrupt:

@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 
+from stream.connection import forget_security
 from stream.scenario import home
 from surgeline.broker import Broker, free_port
 from surgeline.launch import Child
@@ -115,6 +116,7 @@ def prepare(stack: ExitStack) -> Place:
     if bootstrap:
         say(f"Broker: {bootstrap} (KAFKA_BOOTSTRAP)")
     else:
+        forget_security()
         broker = stack.enter_context(Broker("embedded", free_port(), folder / "broker"))
         bootstrap = broker.bootstrap
         say(f"Broker: embedded, on {bootstrap}")

@@ -24,7 +24,7 @@ from replay.log import RecordedLog, open_log
 from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine
-from stream.scenario import Scenario, home
+from stream.scenario import Kafka, Scenario, home
 from surgeline.analyse import CHAMPION, Analysis, analyse, open_truth
 from surgeline.cadence import StaleCopies, check_ticks, parse_cadences
 from surgeline.notes import notes
@@ -108,7 +108,7 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
             version=version("surgeline"),
             python=platform.python_version(),
             scenario=scenario.name,
-            scenario_sha256=hashlib.sha256(msgspec.json.encode(scenario, order="sorted")).hexdigest(),
+            scenario_sha256=_digest(scenario),
             trunk_hash=trunk.hash,
             trunk_trained_on=trained_on,
             weights_digest=rehearsal.weights_digest,
@@ -120,6 +120,12 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
             training_seconds=trained - began,
         )
     return _evaluation(about, run, rehearsal, found, log, request)
+
+
+def _digest(scenario: Scenario) -> str:
+    """Of all that changes what is learned: how a broker is reached does not."""
+    learned = msgspec.structs.replace(scenario, kafka=Kafka())
+    return hashlib.sha256(msgspec.json.encode(learned, order="sorted")).hexdigest()
 
 
 def _spare_inputs(request: Request, log: RecordedLog) -> None:

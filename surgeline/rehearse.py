@@ -26,6 +26,7 @@ from state.store import Store
 from stream.decode import Record
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.events import Watermark
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 
@@ -78,7 +79,7 @@ class Rehearsal:
         for kind in (IMPRESSIONS, ACTIONS_KIND):
             for partition in range(self._partitions):
                 source = Source(kind, partition)
-                self.engine.assign(source, None)
+                self.engine.assign(source, Place())
                 self._offsets[source] = 0
         self._checkpointed = time.monotonic()
         self._last_ms = 0

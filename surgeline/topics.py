@@ -7,26 +7,29 @@ import time
 import click
 from kafka.errors import KafkaError
 
-from stream.scenario import Scenario, bootstrap_servers, load_scenario
+from stream.connection import Connection, connection
+from stream.scenario import Scenario, load_scenario
 from stream.topics import BROKER_WAIT_S, TopicsError, connect, ensure_topics, partition_counts, wanted_topics
 
 
-def existing(bootstrap: str, scenario: Scenario) -> dict[str, int]:
+def existing(connection: Connection, scenario: Scenario) -> dict[str, int]:
     """Partition counts of those of the scenario's topics that the broker has."""
-    admin = connect(bootstrap)
+    admin = connect(connection)
     try:
         return partition_counts(admin, list(wanted_topics(scenario)))
     except (KafkaError, OSError) as error:
-        raise TopicsError(f"no answer from Kafka at {bootstrap} ({type(error).__name__})") from error
+        raise TopicsError(
+            f"no answer from Kafka at {connection.bootstrap} ({type(error).__name__})"
+        ) from error
     finally:
         admin.close()
 
 
-def wait_for_all(bootstrap: str, scenario: Scenario, timeout_s: float = 60.0) -> dict[str, int]:
+def wait_for_all(connection: Connection, scenario: Scenario, timeout_s: float = 60.0) -> dict[str, int]:
     """Partition counts once every topic shows: Kafka answers a creation before its metadata has it."""
     deadline = time.monotonic() + timeout_s
     while True:
-        counts = existing(bootstrap, scenario)
+        counts = existing(connection, scenario)
         missing = [name for name in wanted_topics(scenario) if name not in counts]
         if not missing:
             return counts
@@ -82,9 +85,9 @@ def command() -> None:
 def create(bootstrap: str | None, path: str | None) -> None:
     """Safe to repeat: one-shot jobs run it at every start."""
     scenario = load_scenario(path)
-    servers = bootstrap_servers(bootstrap)
-    ensure_topics(servers, scenario, BROKER_WAIT_S)
-    click.echo(table(wait_for_all(servers, scenario), scenario))
+    kafka = connection(scenario.kafka, bootstrap)
+    ensure_topics(kafka, scenario, BROKER_WAIT_S)
+    click.echo(table(wait_for_all(kafka, scenario), scenario))
 
 
 @command.command(help="Show the scenario's topics; status 1 where a worker could not run on them.")
@@ -93,7 +96,7 @@ def create(bootstrap: str | None, path: str | None) -> None:
 def show(bootstrap: str | None, path: str | None) -> None:
     """Print what is there, then say what is wrong."""
     scenario = load_scenario(path)
-    counts = existing(bootstrap_servers(bootstrap), scenario)
+    counts = existing(connection(scenario.kafka, bootstrap), scenario)
     click.echo(table(counts, scenario))
     wrong = problems(counts, scenario)
     if wrong:

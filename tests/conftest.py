@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("surgeline", deadline=None)
@@ -13,7 +14,27 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "surgeline")
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """A run with every capacity, cache and chunk at its least value, see ``tests/smallest.py``."""
+    parser.addoption("--smallest", action="store_true", help="every capacity, cache and chunk at its least")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """What a test starts must be open to Ctrl-C: shells turn it off for what they run in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line(
+        "markers", "ordinary_sizes: is about a size itself, or too slow with the least; not with --smallest"
+    )
+    if config.getoption("smallest"):
+        from tests.smallest import shrink
+
+        shrink(pytest.MonkeyPatch())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With ``--smallest``, leave out what is marked ``ordinary_sizes``."""
+    if config.getoption("smallest"):
+        kept = [item for item in items if item.get_closest_marker("ordinary_sizes") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        items[:] = kept

@@ -44,14 +44,13 @@ CACHE_LIMIT = 262_144
 class _Rows(dict[str, int]):
     """id -> row of the folded table; row 0, all zeros, for ids that training has not seen."""
 
-    def __init__(self, trained: dict[int, int], bits: int, limit: int = CACHE_LIMIT) -> None:
+    def __init__(self, trained: dict[int, int], bits: int) -> None:
         super().__init__()
         self._trained = trained
         self._bits = bits
-        self._limit = limit
 
     def __missing__(self, identifier: str) -> int:
-        if len(self) >= self._limit:
+        if len(self) >= CACHE_LIMIT:
             self.clear()
         row = self._trained.get(bucket(identifier, self._bits), 0) if identifier else 0
         self[identifier] = row

@@ -16,6 +16,7 @@ import pytest
 
 import surgeline.broker as brokers
 from stream.scenario import Scenario, Topics
+from tests.integration.secured import Secured, missing
 
 KINDS: list[brokers.Kind] = ["embedded"]
 if brokers.kafka_home() is not None:
@@ -52,6 +53,16 @@ def broker(running_broker: brokers.Broker) -> str:
 def broker_kind(running_broker: brokers.Broker) -> str:
     """``embedded`` or ``kafka``: to skip, with the reason, what a broker cannot do."""
     return running_broker.kind
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+    """An Apache Kafka with TLS and logins."""
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with Secured(tmp_path_factory.mktemp("secured")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from replay.player import PlayReport, play
 from state.store import Store
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.events import Watermark
+from stream.resume import Place
 from stream.scenario import Scenario, Times
 from stream.timeline import Source
 from surgeline.launch import Child
@@ -200,14 +201,22 @@ class Worker(Process):
     """``faust -A stream.app worker``; the same arguments again restart it on its state.
 
     Each start has a web port of its own, as a new container has a host name of its own: a static member
-    must get its partitions all the same.
+    must get its partitions all the same. ``logs``: a folder for the log where ``home`` may not take it.
     """
 
-    def __init__(self, scenario: Scenario, bootstrap: str, home: Path, worker_id: str = "0") -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        bootstrap: str,
+        home: Path,
+        worker_id: str = "0",
+        logs: Path | None = None,
+    ) -> None:
         self.scenario, self.home, self.worker_id = scenario, home, worker_id
         self.port = brokers.free_port()
-        home.mkdir(parents=True, exist_ok=True)
-        path = home / f"{scenario.name}.toml"
+        logs = logs or home
+        logs.mkdir(parents=True, exist_ok=True)
+        path = logs / f"{scenario.name}.toml"
         path.write_text(to_toml(scenario))
         faust = Path(sys.executable).with_name("faust")
         env = {
@@ -217,7 +226,7 @@ class Worker(Process):
             "SURGELINE_WORKER_ID": worker_id,
         }
         argv = [str(faust), "-A", "stream.app", "worker", "-l", "info", "--web-port", str(self.port)]
-        super().__init__(argv, home / f"worker-{scenario.name}-{worker_id}.log", env)
+        super().__init__(argv, logs / f"worker-{scenario.name}-{worker_id}.log", env)
 
     @property
     def state_folder(self) -> Path:
@@ -383,7 +392,7 @@ def rehearse(scenario: Scenario, bootstrap: str, folder: Path) -> Kept:
             for record in read_topic(bootstrap, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:
-            engine.assign(source, None)
+            engine.assign(source, Place())
         for source, records in batches.items():
             engine.ingest(source, records, round(time.time() * 1000))
         engine.advance()

@@ -30,6 +30,7 @@ from replay.log import LogInfo, summarise, write_log
 from replay.pacing import Pace
 from replay.player import Player, Progress, play
 from replay.produce import Sender
+from stream.connection import Connection
 from stream.events import Action, Impression, Watermark
 from stream.scenario import Scenario, Topics
 from stream.topics import ensure_topics
@@ -199,16 +200,16 @@ async def test_topics_that_cannot_be_joined_are_refused(
 ) -> None:
     one, other = scenario_factory(), scenario_factory()
     odd = msgspec.structs.replace(other.topics, actions=f"{other.topics.actions}-odd", partitions=3)
-    await asyncio.to_thread(ensure_topics, broker, one)
+    await asyncio.to_thread(ensure_topics, Connection(broker), one)
     await asyncio.to_thread(
         ensure_topics,
-        broker,
+        Connection(broker),
         msgspec.structs.replace(
             other, topics=msgspec.structs.replace(odd, impressions=f"{other.topics.impressions}-odd")
         ),
     )
     with pytest.raises(BrokerError, match=r"4 partitions and .*-odd has 3"):
-        async with Sender(broker, one.topics.impressions, odd.actions):
+        async with Sender(Connection(broker), one.topics.impressions, odd.actions):
             pytest.fail("topics with different partition counts were taken")
 
 
@@ -218,9 +219,9 @@ async def test_lag_is_what_the_engines_group_has_not_committed(
     monkeypatch.setattr("replay.lag.EVERY_S", 0.05)
     scenario = scenario_factory()
     topic = scenario.topics.impressions
-    await asyncio.to_thread(ensure_topics, broker, scenario)
+    await asyncio.to_thread(ensure_topics, Connection(broker), scenario)
     ends = {(topic, 0): 10, (topic, 1): 4}
-    async with LagProbe(broker, scenario.name, ends) as probe:
+    async with LagProbe(Connection(broker), scenario.name, ends) as probe:
         assert probe.value is None
         engine = AIOKafkaConsumer(bootstrap_servers=broker, group_id=scenario.name, enable_auto_commit=False)
         await engine.start()

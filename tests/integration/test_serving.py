@@ -27,6 +27,7 @@ from serving.messages import Item, ScoreRequest
 from serving.scorer import Scorer
 from serving.server import create_app
 from state.formulas import COUNTS, TABLES, pack_row
+from stream.connection import Connection
 from stream.scenario import Topics
 
 HALF_LIVES = [60.0, 600.0]
@@ -109,7 +110,7 @@ class Log:
 
 @contextlib.asynccontextmanager
 async def following(scorer: Scorer, log: Log) -> AsyncIterator[Follower]:
-    follower = Follower(scorer, log.bootstrap, log.topics.weights, log.topics.features, SETTINGS)
+    follower = Follower(scorer, Connection(log.bootstrap), log.topics.weights, log.topics.features, SETTINGS)
     task = asyncio.create_task(follower.run())
     try:
         yield follower
@@ -224,7 +225,7 @@ async def test_the_server_is_ready_when_the_topics_are_read(log: Log) -> None:
     """Over HTTP, from start to graceful stop."""
     scorer = new_scorer()
     await log.publish(weights(3))
-    follower = Follower(scorer, log.bootstrap, log.topics.weights, log.topics.features, SETTINGS)
+    follower = Follower(scorer, Connection(log.bootstrap), log.topics.weights, log.topics.features, SETTINGS)
     async with TestClient(TestServer(create_app(scorer, follower))) as client:
         assert (await client.get("/ready")).status == 503
         await asyncio.wait_for(follower.wait_ready(), 30)

@@ -160,3 +160,43 @@ def test_the_other_takes_over_after_a_kill(
     finally:
         for worker in workers:
             worker.end()
+
+
+def test_a_third_worker_gets_its_share_and_gives_it_back(
+    broker: str, broker_kind: brokers.Kind, scenario_factory: Callable[..., Scenario], tmp_path: Path
+) -> None:
+    """Failure: a third worker beside two on four partitions gets none, and lag that should go away stays.
+
+    Mechanism: two workers, a third comes, a log is played; on Apache Kafka the third then leaves, and another
+    log is played. Required: shares of 2, 1 and 1 partitions, the same numbers of both topics, all of them
+    owned once; then 2 and 2; every event is done once.
+    """
+    scenario = scenario_factory(times=TIMES)
+    workers = [Worker(scenario, broker, tmp_path, "a").ready()]
+    try:
+        workers.append(Worker(scenario, broker, tmp_path, "b"))
+        share(workers, [4, 4])
+        workers.append(Worker(scenario, broker, tmp_path, "c"))
+        until(lambda: sorted(w.reading() for w in workers) == [2, 2, 4], "all three have a share")
+        for worker in workers:
+            worker.ready()
+        sent = Playing(Sale(2000, 20.0), scenario, broker).report()
+        clicks = sent.by_action["click"]
+        together(workers, impressions=2000, click=clicks, samples=2000, orphans_waiting=0)
+        if broker_kind == "embedded":
+            for worker in workers:
+                assert worker.stop() == 0
+            owned = [partitions_of(kept(scenario, w.state_folder, w.worker_id).users) for w in workers]
+            assert sorted(p for one in owned for p in one) == [0, 1, 2, 3]
+            assert sorted(len(one) for one in owned) == [1, 1, 2]
+            return
+        gone = workers.pop()
+        assert gone.stop() == 0
+        share(workers, [4, 4])
+        more = Sale(1000, 10.0, seed=5, name="more", start=T0 + 60_000)
+        sent = Playing(more, scenario, broker).report()
+        theirs = kept(scenario, gone.state_folder, "c").impressions
+        together(workers, impressions=3000 - theirs, orphans_waiting=0)
+    finally:
+        for worker in workers:
+            worker.end()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -251,7 +254,9 @@ if KCAT:
         topics, now = life.scenario.topics, life.sent[1].watermark_ms
         assert now is not None
         event = {"impression_id": "by-kcat", "event_time": now + 10, "user_id": "u", "item_id": "item-1"}
-        kcat(life.bootstrap, "-P", "-t", topics.impressions, "-k", "u", text=msgspec.json.encode(event))
+        murmur2 = ("-X", "partitioner=murmur2_random")  # the README's own
+        text = msgspec.json.encode(event)
+        kcat(life.bootstrap, "-P", *murmur2, "-t", topics.impressions, "-k", "u", text=text)
         end_log(life.bootstrap, life.scenario, now + 10_000)
         wanted = life.again["samples"] + 1
         life.worker.reached(samples=wanted)
@@ -279,3 +284,48 @@ def test_a_worker_answers_on_its_pages(life: Life, free_port: Callable[[], int],
     view = life.worker.view()
     assert (view["name"], view["source"]) == ("life", "0")
     assert get(f"{base}/live/data?since={2**62}")["moments"] == []
+
+
+def test_what_is_no_request_to_a_page_is_one_line_of_json(life: Life) -> None:
+    """Failure: a scanner, or a client of another protocol, fills the worker's log with tracebacks.
+
+    Mechanism: a real worker, raw sockets. Required: JSON with the status, counted, nothing in the log; a body
+    that nobody asked for is not unpacked.
+    """
+    before = len(life.worker.text())
+    get_live = b"GET /live/data HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    for data, status, word in (
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\x00" * 99 + b"\r\n", 400, "HTTPS"),
+        (get_live + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "chunk size"),
+        (get_live + b"X: " + b"y" * 100_000 + b"\r\n\r\n", 431, "8190"),
+        (b"POST /live HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n", 405, "Method"),
+        (b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 404, "Not Found"),
+        (get_live + b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\nno gzip", 200, ""),
+    ):
+        answered, answer = exchange(life.worker.port, data)
+        assert answered == status, answer
+        assert word in answer["error"] if status != 200 else answer["name"] == "life"
+    metrics = life.worker.metrics()
+    for status, count in ((400, 2), (431, 1), (405, 1), (404, 1)):
+        assert f'surgeline_page_errors_total{{status="{status}"}} {count}.0' in metrics
+    said = life.worker.text()[before:]
+    assert "Traceback" not in said and "ERROR" not in said
+
+
+def exchange(port: int, data: bytes) -> tuple[int, Any]:
+    """Status and JSON of the answer to these bytes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(data)
+        answer = b""
+        while b"\r\n\r\n" not in answer or not _whole(answer):
+            piece = connection.recv(65_536)
+            assert piece, answer
+            answer += piece
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def _whole(answer: bytes) -> bool:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    return length is not None and len(body) >= int(length[1])

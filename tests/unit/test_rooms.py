@@ -23,6 +23,17 @@ TORCH = ("torch",)
 #: Reading any of these runs what the file says.
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
+#: Of stream/, what runs no engine (docs/decisions/0002).
+SMALL = (
+    "stream.connection",
+    "stream.events",
+    "stream.http_errors",
+    "stream.patience",
+    "stream.quiet",
+    "stream.refusal",
+    "stream.scenario",
+    "stream.topics",
+)
 
 
 class Room(NamedTuple):
@@ -37,17 +48,10 @@ ROOMS = {
     "state": Room(ours=(), never=KAFKA + HTTP),
     "models": Room(ours=(), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(
-        ours=(
-            "models",
-            "state.formulas",
-            "stream.events",
-            "stream.patience",
-            "stream.scenario",
-            "stream.topics",
-        ),
+        ours=("models", "state.formulas", *SMALL),
         never=ROCKSDB,
     ),
-    "replay": Room(ours=("stream.events", "stream.scenario", "stream.topics"), never=ROCKSDB),
+    "replay": Room(ours=SMALL, never=ROCKSDB),
     "bench": Room(ours=("stream", "state", "models", "serving", "replay", "surgeline")),
     "surgeline": Room(ours=("stream", "state", "models", "serving", "replay")),
 }

@@ -73,8 +73,9 @@ def test_extreme_positions_and_prices_stay_finite(trunk: Trunk, columns: Columns
     assert np.isfinite(trunk.hidden(one, 1)).all()
 
 
-def test_the_id_cache_is_bounded() -> None:
-    rows = _Rows({}, bits=24, limit=10)
+def test_the_id_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.deep.trunk.CACHE_LIMIT", 10)
+    rows = _Rows({}, bits=24)
     for k in range(1000):
         assert rows[f"id-{k}"] == 0
         assert len(rows) <= 10

@@ -19,6 +19,7 @@ import pytest
 from models.weights import FeatureScheme, Head, Watermarks, Weights, encode_weights
 from replay.outcome import Outcome, follow, in_words, older_than_done
 from replay.workers import TAIL, WorkerReport, _take, newest, running
+from stream.connection import connection
 from stream.scenario import Times
 
 T0 = 1_700_000_000_000
@@ -211,6 +212,6 @@ def test_a_broker_that_is_away_or_silent_breaks_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         begun = time.monotonic()
-        assert asyncio.run(newest(f"127.0.0.1:{port}", "weights", within_s=0.5)) == {}
-    assert asyncio.run(newest(f"127.0.0.1:{port}", "weights", within_s=0.5)) == {}
+        assert asyncio.run(newest(connection(None, f"127.0.0.1:{port}"), "weights", within_s=0.5)) == {}
+    assert asyncio.run(newest(connection(None, f"127.0.0.1:{port}"), "weights", within_s=0.5)) == {}
     assert time.monotonic() - begun < 60

@@ -21,6 +21,7 @@ from replay.errors import BrokerError
 from replay.lag import lag_of
 from replay.produce import Sender, check_broker, murmur2, partitions_of
 from replay.records import Records
+from stream.connection import Connection
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30))
@@ -41,9 +42,9 @@ def test_no_broker_says_how_to_get_one() -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(BrokerError, match=f"127.0.0.1:{port}.*surgeline broker.*KAFKA_BOOTSTRAP"):
-        check_broker(f"127.0.0.1:{port}")
+        check_broker(Connection(f"127.0.0.1:{port}"))
     with pytest.raises(BrokerError, match="'nonsense' is not host:port"):
-        check_broker("nonsense")
+        check_broker(Connection("nonsense"))
 
 
 def test_lag_counts_partitions_that_were_never_committed() -> None:
@@ -84,7 +85,7 @@ def one_record() -> Records:
 
 
 async def stuck(bootstrap: str) -> tuple[Sender, StuckProducer]:
-    sender, producer = Sender(bootstrap, "i", "a"), StuckProducer()
+    sender, producer = Sender(Connection(bootstrap), "i", "a"), StuckProducer()
     sender._producer = producer
     sender.partitions = 1
     await sender.send(one_record(), np.array([0]))

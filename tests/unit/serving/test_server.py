@@ -16,6 +16,7 @@ from serving.follower import Follower
 from serving.messages import MAX_BATCH_ITEMS, MAX_ITEMS, BatchScores, Item, ScoreRequest, Scores
 from serving.scorer import Scorer
 from serving.server import MAX_BODY, create_app
+from stream.connection import Connection
 
 MakeWeights = Callable[..., Weights]
 Client = TestClient[web.Request, web.Application]
@@ -61,7 +62,7 @@ async def test_a_body_that_cannot_be_read_is_a_400_that_says_why(client: Client)
     for body, headers, says in (
         (deep, {}, "nested too deeply"),
         (b'{"user_id":"\xff","items":[{"item_id":"a"}]}', {}, "not UTF-8"),
-        (b"no gzip", {"Content-Encoding": "gzip"}, "cannot be read"),
+        (b"no gzip", {"Content-Encoding": "gzip"}, "not gzip"),
         (b"", {}, "truncated"),
     ):
         response = await client.post("/score", data=body, headers=headers)
@@ -226,7 +227,7 @@ async def test_until_the_topics_are_read_it_is_alive_and_not_ready(
 ) -> None:
     """Failure: traffic is sent to a scorer without weights. No broker: not ready, names what it waits for,
     scores with the frozen head all the same, and stops at once."""
-    follower = Follower(scorer, "127.0.0.1:1", "the-weights", "the-features")
+    follower = Follower(scorer, Connection("127.0.0.1:1"), "the-weights", "the-features")
     async with TestClient(TestServer(create_app(scorer, follower))) as client:
         response = await client.get("/ready")
         assert (response.status, (await response.json())["topics"]) == (503, ["the-weights", "the-features"])

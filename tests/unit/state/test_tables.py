@@ -194,6 +194,7 @@ def test_a_row_that_was_evicted_counts_on_from_the_store(store: Store) -> None:
     assert before[0].tolist() == pytest.approx([3.0, 3.0, 3.0])
 
 
+@pytest.mark.ordinary_sizes
 def test_eviction_keeps_the_rows_that_were_touched_last(store: Store) -> None:
     table = DecayedCounts("item", HALF_LIVES, store, 2)
     for number, entity in enumerate("abca"):
@@ -266,17 +267,6 @@ def test_writing_and_publishing_do_not_know_of_each_other(store: Store) -> None:
     observe(table, 1, [Event("a", 0, START + TICK)])
     list(table.take_changed())
     assert checkpoint(table, store) == 1
-
-
-def test_after_a_restart_only_what_changed_since_is_published_again(store: Store) -> None:
-    table = DecayedCounts("item", HALF_LIVES, store, 100)
-    for number, entity in enumerate("abc"):
-        observe(table, number, [Event(entity, 0, START + number * TICK)])
-    taken = dict(table.take_changed())
-    checkpoint(table, store)
-    again = DecayedCounts("item", HALF_LIVES, store, 100)
-    again.mark_changed_since(START + TICK)
-    assert dict(again.take_changed()) == {entity: taken[entity] for entity in "bc"}
 
 
 # -- the hottest rows

@@ -16,6 +16,7 @@ from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
 from stream.events import Action, Impression, Watermark
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 
@@ -26,12 +27,26 @@ Logs = dict[Source, list[Record]]
 _encode = msgspec.json.Encoder().encode
 
 
+class MovedClock:
+    """Clocks that a test moves; they start at ``T0``."""
+
+    def __init__(self) -> None:
+        self.at_ms = T0
+
+    def monotonic(self) -> float:
+        return self.at_ms / 1000.0
+
+    def time(self) -> float:
+        return self.at_ms / 1000.0
+
+
 class Rig:
     """One worker over one state folder. ``kill`` loses everything since the last checkpoint."""
 
     T0 = T0
 
-    def __init__(self, folder: Path, **sections: Any) -> None:
+    def __init__(self, folder: Path, clock: MovedClock | None = None, **sections: Any) -> None:
+        self.clock = clock
         learners = {"river": [], **sections.pop("learners", {})}
         times = {"label_window_s": 3.0, "join_limit_s": 8.0, "idle_s": 1000.0, **sections.pop("times", {})}
         self.scenario = msgspec.convert({"learners": learners, "times": times, **sections}, Scenario)
@@ -43,7 +58,7 @@ class Rig:
 
     def start(self) -> None:
         self.store = Store(self.folder)
-        self.engine = Engine(self.scenario, self.store, self.trunk)
+        self.engine = Engine(self.scenario, self.store, self.trunk, clock=self.clock)
         self._predict = self.engine.panel.predict
         self.engine.panel.predict = self._watch  # type: ignore[method-assign]
 
@@ -59,14 +74,24 @@ class Rig:
 
     def assign(self, *sources: Source) -> None:
         for source in sources:
-            self.next[source] = self.engine.assign(source, None) or 0
+            self.next[source] = self.engine.assign(source, Place()) or 0
 
     def read(self, logs: Logs, source: Source, size: int) -> None:
         """Ingest the next ``size`` records of a source."""
         first = self.next[source]
         records = logs[source][first : first + size]
-        self.engine.ingest(source, records, NOW)
+        self.engine.ingest(source, records, self.clock.at_ms if self.clock else NOW)
         self.next[source] = first + len(records)
+
+    def second(self, logs: Logs) -> None:
+        """One second of the moved clock as a worker lives it: read all that is there, know the ends, tick."""
+        assert self.clock is not None
+        self.clock.at_ms += 1000
+        for source in self.next:
+            self.read(logs, source, 10**6)
+            self.engine.timeline.set_at_end(source, True, self.clock.monotonic())
+        self.engine.advance()
+        self.engine.checkpoint()
 
     def feed(self, *events: Impression | Action, until: int | None = None) -> None:
         """Everything in one batch a kind, partition 0; then time goes on to ``until``, ms after ``T0``."""
@@ -99,11 +124,13 @@ def action(number: int, at: int, kind: Any = "click", user: str = "u") -> Action
     return Action(impression_id=f"i{number}", event_time=T0 + at, user_id=user, action=kind)
 
 
-def make_logs(seed: int, size: int, partitions: int = 2, lateness_ms: int = 1000) -> Logs:
-    """A sale with clicks, carts, duplicates, skewed clocks, orphans and bad records.
+def make_logs(
+    seed: int, size: int, partitions: int = 2, lateness_ms: int = 1000, start: int = 0, closed: bool = True
+) -> Logs:
+    """A sale with clicks, carts, duplicates, skewed clocks, orphans and bad records, from ``start`` ms on.
 
-    Disorder within a partition stays below the lateness, so that no event is late however it is read.
-    Every log ends with a watermark.
+    Disorder within a partition stays below 1 s unless ``lateness_ms`` is larger, so that no event is late
+    however it is read. Every log ends with a watermark, unless it is not ``closed``.
     """
     random = np.random.default_rng(seed)
     shown_at = np.sort(random.integers(0, 12_000, size)).tolist()
@@ -127,15 +154,29 @@ def make_logs(seed: int, size: int, partitions: int = 2, lateness_ms: int = 1000
         at = int(random.integers(0, 12_000))
         events[Source(1, 0)].append((at, action(10_000 + number, at)))
     logs: Logs = {}
-    end = Watermark(watermark=T0 + 40_000)
+    end = [_encode(Watermark(watermark=T0 + start + 40_000))] if closed else []
     for source, some in events.items():
         arrival = [at + int(random.integers(0, lateness_ms)) for at, _ in some]
         order = np.argsort(arrival, kind="stable").tolist()
-        values = [_encode(some[i][1]) for i in order]
+        values = [
+            _encode(msgspec.structs.replace(e, event_time=e.event_time + start)) for e in _in(some, order)
+        ]
         for _ in range(2):
             values.insert(int(random.integers(0, len(values) + 1)), b"garbage")
-        logs[source] = [Record(i, None, value) for i, value in enumerate([*values, _encode(end)])]
+        logs[source] = [Record(i, None, value) for i, value in enumerate([*values, *end])]
     return logs
+
+
+def _in(events: list[tuple[int, Any]], order: list[int]) -> list[Any]:
+    return [events[i][1] for i in order]
+
+
+def one_after_the_other(*parts: Logs) -> Logs:
+    """Logs as they follow each other in the topics."""
+    values = {source: [record.value for part in parts for record in part[source]] for source in parts[0]}
+    return {
+        source: [Record(i, None, value) for i, value in enumerate(some)] for source, some in values.items()
+    }
 
 
 @pytest.fixture
@@ -151,6 +192,11 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def moved_clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture(scope="session")
@@ -183,3 +229,8 @@ def shown() -> Callable[..., Impression]:
 @pytest.fixture(scope="session")
 def done() -> Callable[..., Action]:
     return action
+
+
+@pytest.fixture(scope="session")
+def following() -> Callable[..., Logs]:
+    return one_after_the_other

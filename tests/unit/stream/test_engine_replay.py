@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.lane import Position
+from stream.resume import Place
 from stream.timeline import Source
 
 SOURCES = [Source(kind, partition) for kind in (0, 1) for partition in (0, 1)]
@@ -152,15 +153,15 @@ def test_a_checkpoint_gives_the_offsets_to_commit(
         # A partition that goes away is no longer committed, but its place is remembered.
         rig.engine.revoke(SOURCES[0])
         assert rig.engine.checkpoint() == {source: offsets[source] for source in SOURCES[1:]}
-        assert rig.engine.assign(SOURCES[0], None) == offsets[SOURCES[0]]
+        assert rig.engine.assign(SOURCES[0], Place()) == offsets[SOURCES[0]]
 
 
 def test_a_source_that_the_state_does_not_know_starts_where_the_group_committed(
     new_rig: Callable[[], Any],
 ) -> None:
     with new_rig() as rig:
-        assert rig.engine.assign(SOURCES[0], 17) == 17
-        assert rig.engine.assign(SOURCES[1], None) is None
+        assert rig.engine.assign(SOURCES[0], Place(17)) == 17
+        assert rig.engine.assign(SOURCES[1], Place()) is None
 
 
 def test_the_states_own_offset_wins_unless_another_worker_went_further(
@@ -172,8 +173,8 @@ def test_the_states_own_offset_wins_unless_another_worker_went_further(
         rig.read(logs, SOURCES[0], 20)
         own = rig.engine.checkpoint()[SOURCES[0]]
         for committed in (None, 0, own):
-            assert rig.engine.assign(SOURCES[0], committed) == own
-        assert rig.engine.assign(SOURCES[0], 30) == 30
+            assert rig.engine.assign(SOURCES[0], Place(committed)) == own
+        assert rig.engine.assign(SOURCES[0], Place(30)) == 30
 
 
 def test_a_topic_that_was_made_anew_is_read_from_its_start(new_rig: Callable[[], Any]) -> None:
@@ -182,9 +183,9 @@ def test_a_topic_that_was_made_anew_is_read_from_its_start(new_rig: Callable[[],
         rig.engine.timeline.put(SOURCES[0], 50, [], np.empty(0, np.int64), np.empty(0, np.int64), 0.0, 0)
         rig.engine.checkpoint()
         # The broker holds 8 records where the state has done 50: both offsets are of a topic that is gone.
-        assert rig.engine.assign(SOURCES[0], 50, end=8) is None
+        assert rig.engine.assign(SOURCES[0], Place(50, end=8)) is None
         assert rig.engine.timeline.fresh(SOURCES[0], np.arange(8)) is None, "nothing may be skipped"
-        rig.engine.assign(SOURCES[0], 50, end=50)
+        rig.engine.assign(SOURCES[0], Place(50, end=50))
 
 
 def test_what_another_worker_committed_beyond_our_own_offsets_is_not_done_again() -> None:

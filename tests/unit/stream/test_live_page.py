@@ -25,7 +25,10 @@ from state.store import Store
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import SECONDS, History, HotItem, LiveView, Moment
 from stream.live import _page, add_pages
-from stream.scenario import Scenario
+from stream.notices import Notice
+from stream.pulse import Pulse
+from stream.resume import Place
+from stream.scenario import Scenario, Times
 from stream.timeline import Source
 
 ROOT = Path(__file__).parents[3]
@@ -42,6 +45,7 @@ STRUCTS: dict[str, type[msgspec.Struct]] = {
     "figures": LearnerMetrics,
     "all": LearnerMetrics,
     "hot": HotItem,
+    "notice": Notice,
 }
 
 
@@ -64,7 +68,7 @@ def engine(tmp_path: Path) -> Iterator[Engine]:
     scenario = Scenario()
     engine = Engine(scenario, Store(tmp_path / "state"), resolve_trunk(scenario.trunk, tmp_path))
     for kind in (IMPRESSIONS, ACTIONS_KIND):
-        engine.assign(Source(kind, 0), None)
+        engine.assign(Source(kind, 0), Place())
     yield engine
     engine.store.close()
 
@@ -89,7 +93,7 @@ def test_the_check_cannot_be_walked_around() -> None:
     assert not re.search(r"(?<![\w.])(view|answer|moment|newest|hot)\[", CODE)
 
 
-@pytest.mark.parametrize("struct", [LiveView, Moment, HotItem])
+@pytest.mark.parametrize("struct", [LiveView, Moment, HotItem, Notice])
 def test_nothing_is_sent_that_the_page_does_not_read(struct: type[msgspec.Struct]) -> None:
     names = [name for name, of in STRUCTS.items() if of is struct]
     read = set().union(*(_reads(CODE, name) for name in names))
@@ -97,13 +101,13 @@ def test_nothing_is_sent_that_the_page_does_not_read(struct: type[msgspec.Struct
 
 
 def test_totals_and_figures_by_key_exist(engine: Engine) -> None:
-    history = History()
+    history = History(Pulse(Times()))
     history.record(engine, 0, 0)
     view = history.view()
     assert view is not None
     named = _reads(CODE, "totals")
     listed = set(re.findall(r'^  \["(\w+)", "', CODE, re.MULTILINE))  # the QUALITY table
-    assert listed == {"dead_letters", "late", "duplicate_impressions", "duplicate_actions", "orphans_expired"}
+    assert {"late", "ahead", "dead_letters", "orphans_expired", "older_logs", "lost"} <= listed
     assert named | listed | _reads(CODE, r"view\.totals") <= set(view.totals)
     sortable = set(re.findall(r'data-sort="(\w+)"', PAGE))
     assert sortable and sortable <= set(LearnerMetrics.__struct_fields__)
@@ -143,6 +147,20 @@ def test_the_browser_is_told_to_refuse_loads_from_elsewhere() -> None:
     assert rules["default-src"] == "'none'"
     assert rules["connect-src"] == "'self'"
     assert "*" not in policy[1]
+
+
+def test_every_state_of_the_page_has_a_look_a_word_and_an_icon() -> None:
+    """A state without one shows as if all were well: above all the one in which ticks stand."""
+    body = CODE[CODE.index("function status()") : CODE.index("function icon(")]
+    states = set(re.findall(r'state = "(\w+)"', body))
+    assert states == {"live", "waiting", "down", "stuck", "standing"}
+    spoken = re.search(r"const spoken = \{(.*?)\}\[state\]", body)
+    colours = re.search(r"g\.fillStyle = \{(.*?)\}\[state\]", CODE)
+    assert spoken is not None and colours is not None
+    for state in states:
+        assert f'.status[data-state="{state}"] {{' in PAGE or f'.status[data-state="{state}"],' in PAGE
+        assert f"{state}: " in spoken[1] and f"{state}: " in colours[1]
+    assert "view.standing_s > 0) {\n" in body
 
 
 def test_ids_are_unique() -> None:
@@ -208,7 +226,7 @@ class _App:
 
 
 async def test_the_page_and_its_data_are_served(engine: Engine) -> None:
-    app, history = _App(), History()
+    app, history = _App(), History(Pulse(Times()))
     add_pages(app, SimpleNamespace(history=history))  # type: ignore[arg-type]
     _page.cache_clear()
     page = await app.pages["/live"](None, None)
@@ -248,7 +266,7 @@ def _record(history: History, engine: Engine, impressions: int) -> LiveView:
 
 
 def test_the_history_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, history = _Clock(monkeypatch), History()
+    clock, history = _Clock(monkeypatch), History(Pulse(Times()))
     for _ in range(SECONDS + 20):
         clock.ms += 1000
         view = _record(history, engine, 0)
@@ -259,7 +277,7 @@ def test_the_history_is_bounded(engine: Engine, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_peak_is_a_mean_over_seconds(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """1000 events in one second among quiet ones are 200 a second; the peak stays when it is over."""
-    clock, history = _Clock(monkeypatch), History()
+    clock, history = _Clock(monkeypatch), History(Pulse(Times()))
     for second in range(60):
         clock.ms += 1000
         view = _record(history, engine, 1000 if second == 20 else 0)
@@ -269,7 +287,7 @@ def test_the_peak_is_a_mean_over_seconds(engine: Engine, monkeypatch: pytest.Mon
 
 def test_a_tick_that_took_long_is_not_a_peak(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """100 events a second, then a tick of ten seconds that holds ten seconds of events."""
-    clock, history = _Clock(monkeypatch), History()
+    clock, history = _Clock(monkeypatch), History(Pulse(Times()))
     for _ in range(30):
         clock.ms += 1000
         _record(history, engine, 100)

@@ -119,10 +119,12 @@ def test_where_all_are_silent_the_watermark_moves_on_with_the_wall_clock() -> No
     put(one, B, [8000], now=2.0)
     for source in (A, B):
         one.set_at_end(source, True, 0.0)
-    assert one.watermark(4.0, LATER) == 7000
-    assert one.watermark(9.5, LATER) == 12_500
+    assert one.watermark(3.9, LATER) == 7000
+    # From when they were heard last: the clock has gone on while it was not known that they are silent.
+    assert one.watermark(4.0, LATER) == 9000
+    assert one.watermark(9.5, LATER) == 14_500
     one.set_at_end(A, False, 0.0)
-    assert one.watermark(9.5, LATER) == 12_500
+    assert one.watermark(9.5, LATER) == 14_500
 
 
 def test_in_a_silence_time_stands_once_everything_has_closed() -> None:
@@ -130,11 +132,11 @@ def test_in_a_silence_time_stands_once_everything_has_closed() -> None:
     one = timeline(A)
     put(one, A, [8000])
     one.set_at_end(A, True, 0.0)
-    assert one.watermark(now=IDLE + 1.0, open_until=9500) == 8000
-    assert one.watermark(now=IDLE + 3600.0, open_until=9500) == 9500
-    assert one.watermark(now=IDLE + 7200.0, open_until=NEVER) == 9500
+    assert one.watermark(now=IDLE, open_until=12_000) == 9000
+    assert one.watermark(now=IDLE + 3600.0, open_until=12_000) == 12_000
+    assert one.watermark(now=IDLE + 7200.0, open_until=NEVER) == 12_000
     # A sample that opens in the silence closes as well.
-    assert one.watermark(now=IDLE + 7200.0, open_until=12_000) == 12_000
+    assert one.watermark(now=IDLE + 7200.0, open_until=15_000) == 15_000
 
 
 def test_an_outage_is_no_silence() -> None:
@@ -146,7 +148,7 @@ def test_an_outage_is_no_silence() -> None:
     assert one.watermark(now=100.0) == 10_000 - LATENESS
     one.set_at_end(A, True, 100.0)
     assert one.watermark(now=100.0 + IDLE / 2) == 10_000 - LATENESS
-    assert one.watermark(100.0 + IDLE + 2.0, LATER) == 10_000 - LATENESS + 2_000
+    assert one.watermark(100.0 + IDLE + 2.0, LATER) == 10_000 - LATENESS + 4_000
 
 
 def test_without_any_event_silence_moves_nothing() -> None:
@@ -257,14 +259,14 @@ def test_a_position_remembers_what_is_read_and_not_done() -> None:
     one = timeline(A)
     put(one, A, [100, 1050, 200, 1050, 1050, 300])
     one.take(0, 1000, NEVER)
-    position = one.positions()[A]
+    position = one.position(A)
     assert (position.end, position.open_ranges, position.resume_at) == (6, [(1, 1), (3, 4)], 1)
 
 
 def test_refused_records_are_done() -> None:
     one = timeline(A)
     one.put(A, 7, [], np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), 0.0, CLOCK)
-    assert one.positions()[A].resume_at == 7
+    assert one.position(A).resume_at == 7
 
 
 def test_after_a_restart_only_open_and_new_offsets_are_fresh() -> None:
@@ -284,7 +286,7 @@ def test_what_was_read_again_is_not_fresh_a_third_time() -> None:
     fresh = one.fresh(A, np.arange(1, 6))
     assert fresh is not None
     assert fresh.tolist() == [False, False, True, True, False]
-    assert one.positions()[A].open_ranges == [(1, 2), (3, 4)]
+    assert one.position(A).open_ranges == [(1, 2), (3, 4)]
 
 
 def test_after_a_restart_the_watermark_waits_for_open_events_to_be_read_again() -> None:
@@ -292,7 +294,7 @@ def test_after_a_restart_the_watermark_waits_for_open_events_to_be_read_again() 
     one = timeline(A, B)
     put(one, A, [1200, 9000])
     put(one, B, [2500])
-    saved = one.positions()
+    saved = {source: one.position(source) for source in (A, B)}
     again = Timeline(LATENESS, IDLE, HORIZON, TICK)
     for source in (A, B):
         again.assign(source, saved[source], 0.0)
@@ -311,7 +313,7 @@ def test_open_events_that_the_topic_no_longer_has_do_not_stop_time() -> None:
     assert again.watermark(IDLE) == 4000
     put(again, A, [9000], first=20)
     again.set_at_end(A, False, 0.0)
-    assert again.positions()[A].open_ranges == [(20, 20)]
+    assert again.position(A).open_ranges == [(20, 20)]
     assert again.watermark(IDLE) == 8000
 
 
@@ -386,7 +388,7 @@ class Worker:
         self.done = boundary
 
     def checkpoint(self) -> None:
-        positions = [(*source, p) for source, p in self.timeline.positions().items()]
+        positions = [(*source, self.timeline.position(source)) for source in self.timeline.sources()]
         late = self.late + self.timeline.late
         self._saved = (msgspec.msgpack.encode(positions), self.done, len(self.handed), late)
 
@@ -430,7 +432,7 @@ def test_every_offset_is_handed_out_exactly_once_across_kills_at_any_point(
     assert worker.late + worker.timeline.late == 0
     worker.checkpoint()
     worker.crash()
-    assert {s: (p.resume_at, p.open_ranges) for s, p in worker.timeline.positions().items()} == {
+    assert {s: (p.resume_at, p.open_ranges) for s in log if (p := worker.timeline.position(s))} == {
         source: (len(records), []) for source, records in log.items()
     }
 
@@ -438,7 +440,7 @@ def test_every_offset_is_handed_out_exactly_once_across_kills_at_any_point(
 def test_positions_are_a_copy() -> None:
     one = timeline(A)
     put(one, A, [1000])
-    saved = one.positions()[A]
+    saved = one.position(A)
     put(one, A, [2000], first=1)
     assert (saved.end, saved.newest) == (1, 1000)
 

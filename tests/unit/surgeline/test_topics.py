@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from kafka.errors import KafkaTimeoutError
 
 import surgeline.topics
+from stream.connection import Connection
 from stream.scenario import Scenario
 from stream.topics import TRY_MS, TopicsError, connect, wanted_topics
 from surgeline.cli import main
@@ -88,7 +89,7 @@ def test_a_worker_waits_for_its_broker_and_says_so(
 
     monkeypatch.setattr("stream.topics.KafkaAdminClient", answer)
     with caplog.at_level(logging.WARNING):
-        assert connect("kafka:9092", wait_s=3600.0) is client
+        assert connect(Connection("kafka:9092"), wait_s=3600.0) is client
     assert caplog.text.count("No Kafka broker at kafka:9092 yet") == 2
 
 
@@ -96,7 +97,7 @@ def test_create_waits_until_every_topic_shows(monkeypatch: pytest.MonkeyPatch) -
     """Kafka confirms a topic before its metadata has it: a job that ends then lets workers start too soon."""
     views = [{}, {name: n for name, n in COMPLETE.items() if name != SCENARIO.topics.weights}, COMPLETE]
     monkeypatch.setattr(surgeline.topics, "existing", lambda _bootstrap, _scenario: views.pop(0))
-    assert wait_for_all("nowhere", SCENARIO) == COMPLETE
+    assert wait_for_all(Connection("nowhere:1"), SCENARIO) == COMPLETE
     assert views == []
 
 
@@ -104,4 +105,4 @@ def test_create_says_what_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = {name: n for name, n in COMPLETE.items() if name != SCENARIO.topics.weights}
     monkeypatch.setattr(surgeline.topics, "existing", lambda _bootstrap, _scenario: counts)
     with pytest.raises(TopicsError, match="after 0 s: surgeline-weights"):
-        wait_for_all("nowhere", SCENARIO, timeout_s=0.0)
+        wait_for_all(Connection("nowhere:1"), SCENARIO, timeout_s=0.0)

@@ -1,0 +1,193 @@
+"""Failure: an alert that its fault does not raise, or that something raises which is no fault.
+
+Mechanism: real faults on real workers; their ``/metrics`` go to the shipped rules by promtool
+(``alerts_harness``). Required: each fault raises exactly the alerts that are meant for it; a rebalance, a
+restart, silence and replays raise none.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import pytest
+
+import surgeline.broker as brokers
+from replay.player import play
+from stream.scenario import Scenario
+from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value
+from tests.integration.faults_harness import paused
+from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, until
+
+pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="no promtool on PATH (Debian: package prometheus)")
+
+Factory = Callable[..., Scenario]
+#: Silent partitions hold nothing for long, as in production.
+LIVE = msgspec.structs.replace(TIMES, idle_s=1.0)
+#: True of these workers, which have no trunk: the frozen head predicts without having seen anything.
+UNTRAINED = {"SurgelineMiscalibrated"}
+
+
+def test_a_rebalance_and_restarts_raise_nothing(
+    broker: str, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: the lag of a partition stays with the worker that gave it away and calls for its restart;
+    counters show 0 and then their old total, or fall.
+
+    Mechanism: a second worker joins amid a log, gets ``kill -9`` and comes back, then both stop in order and
+    come back; the log ends. Required: no alert, lag is shown by one worker a partition, and no counter of
+    the engine ever falls or starts anew. (Seconds are told as two: restarts take as long as they do.)
+    """
+    scenario = scenario_factory(times=LIVE)
+    log = Sale(6000, 60.0)
+    workers: list[Worker] = []
+    try:
+        with Scrapes(tmp_path, told_s=1) as scrapes:
+
+            def start(worker_id: str) -> Worker:
+                workers.append(Worker(scenario, broker, tmp_path / worker_id, worker_id))
+                return scrapes.watch(workers[-1])
+
+            first = start("0").ready()
+            playing = Playing(log, scenario, broker, rate=250)
+            first.reached(impressions=500)
+            second = start("1").ready()
+            until(lambda: first.reading() == second.reading() == 4, "partitions are shared")
+            scrapes.after(6)
+            second.kill()
+            second = start("1").ready()
+            scrapes.after(4)
+            assert first.stop() == second.stop() == 0
+            first, second = start("0"), start("1")
+            playing.report()
+            wanted = {"0": first, "1": second}
+            until(
+                lambda: sum(w.totals().get("impressions", 0) for w in wanted.values()) >= 6000,
+                "the log is counted",
+            )
+            scrapes.after(20)
+        assert scrapes.fired() == set()
+    finally:
+        for worker in workers:
+            worker.end()
+
+    shown = 0
+    for row in scrapes.rows:
+        lags = [
+            {(f"{topic}/{partition}") for topic, partition in _lag_of(samples)}
+            for samples in row.values()
+            if samples
+        ]
+        assert len(set().union(*lags)) == sum(map(len, lags)), f"two workers show one partition's lag: {row}"
+        shown += len(lags) == 2 and all(len(owned) == 4 for owned in lags)
+    assert shown > 10, "both workers show what is theirs"
+    for worker in (first, second):
+        for before, after in pairwise([samples for samples in scrapes.of(worker) if samples]):
+            fell = {
+                key: (old, after.get(key))
+                for key, old in before.items()
+                if "_total" in key and "publish_failures" not in key and after.get(key, math.inf) < old
+            }
+            assert fell == {}
+        final = scrapes.of(worker)[-1]
+        assert value(final, "surgeline_weights_published_total") > 5
+
+
+def _lag_of(samples: dict[str, float]) -> list[tuple[str, str]]:
+    keys = [key for key in samples if key.startswith("surgeline_consumer_lag_records")]
+    return [(re.findall('topic="(.*?)"', key)[0], re.findall('partition="(.*?)"', key)[0]) for key in keys]
+
+
+def test_a_broker_that_is_away_is_told_and_silence_is_not(
+    running_broker: brokers.Broker, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: while Kafka is away every figure stands, and an alert that asks for events sees none; or a
+    quiet hour looks the same.
+
+    Mechanism: the broker stops in the midst of events, which wait for a tick then; it comes back; then
+    nobody sends anything. Required: standing ticks and missing versions are told, nothing else; nothing in
+    the silence.
+    """
+    # Longer than the end of a partition counts as known without an answer: silence must not move ticks on.
+    scenario = scenario_factory(times=msgspec.structs.replace(TIMES, idle_s=5.0))
+    worker = Worker(scenario, running_broker.bootstrap, tmp_path).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            with Shop(running_broker.bootstrap, scenario) as shop:
+                worker.reached(impressions=200)
+                assert scrapes.fired() == set()
+                with paused(running_broker):
+                    scrapes.after(54)
+                assert scrapes.fired() == {"SurgelineTicksStand", "SurgelinePublishesNothing"}
+            worker.reached(impressions=shop.shown, samples=shop.shown)
+            back = scrapes.after(30)  # the windows of what was before are over
+            scrapes.after(44)
+            assert scrapes.fired(since=back) == set()
+            assert value(scrapes.of(worker)[-1], "surgeline_seconds_since_tick") > 20, "it was silent"
+    finally:
+        worker.end()
+
+
+def test_fast_clocks_are_told_and_stop_nothing(
+    broker: str, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: an event from the future stops learning, and nothing tells; or one such event wakes somebody.
+
+    Mechanism: honest events in every partition; then one 290 s ahead in each; then three in a hundred.
+    Required: no alert for the few, ``SurgelineFastClocks`` alone for the share, and ticks all the while.
+    """
+    scenario = scenario_factory(times=LIVE)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario) as shop:
+            scrapes.watch(worker)
+            worker.reached(impressions=100)
+            for partition in range(scenario.topics.partitions):
+                shop.show(partition, ahead_ms=290_000)
+            few = scrapes.after(50)
+            assert scrapes.fired() == set()
+            ticks = value(scrapes.of(worker)[-1], "surgeline_ticks_total")
+            for _ in range(40):
+                shop.show(0, ahead_ms=290_000)
+                time.sleep(0.7)
+            assert scrapes.fired(since=few) == {"SurgelineFastClocks"}
+        final = scrapes.of(worker)[-1]
+        assert value(final, "surgeline_ahead_events_total") == 44
+        assert value(final, "surgeline_ahead_events") == 44
+        assert value(final, "surgeline_ticks_total") > ticks + 20
+        marks = [value(row, "surgeline_watermark_lag_seconds") for row in scrapes.of(worker)]
+        assert min(mark for mark in marks if not math.isnan(mark)) > -1 - LIVE.lateness_s
+    finally:
+        worker.end()
+
+
+def test_an_older_log_is_told_and_a_replay_is_not(
+    broker: str, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: an older log that is read and never learned, without a word; or every replay wakes somebody.
+
+    Mechanism: a night at full speed with its own times, and silence; then a night of the week before.
+    Required: nothing for the first; ``SurgelineOlderLog`` alone for the second, all of which is learned.
+    """
+    scenario = scenario_factory(times=LIVE)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            play(Sale(20_000, 600.0, start=T0 + 7 * 86_400_000), scenario, broker)
+            worker.reached(samples=20_000)
+            again = scrapes.after(50)
+            assert scrapes.fired() - UNTRAINED == set()
+            play(Sale(5_000, 120.0, seed=12, name="before"), scenario, broker)
+            worker.reached(samples=25_000)
+            scrapes.after(30)
+            assert scrapes.fired(since=again) - UNTRAINED == {"SurgelineOlderLog"}
+        assert [notice["kind"] for notice in worker.view()["notices"]] == ["older_log"]
+    finally:
+        worker.end()

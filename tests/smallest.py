@@ -1,0 +1,49 @@
+"""Every capacity, cache bound, chunk and batch size that results must not depend on, and its least value.
+
+``pytest --smallest`` runs with these: each array grows, each cache evicts, each chunk ends as often as it
+can, so that whatever was taken before such a moment and used after it shows. Sizes that are part of a result
+(the minibatch of FTRL, the window of the metrics, blocks that fix the order of floating sums, limits of a
+contract) are not sizes in this sense; ``tests/unit/test_smallest.py`` lists them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+#: module.NAME -> its least value.
+SMALLEST: dict[str, float] = {
+    "models.deep.trunk.CACHE_LIMIT": 1,
+    "replay.produce.BATCH_BYTES": 1,
+    "replay.produce.IN_FLIGHT": 1,
+    "serving.feature_view._INITIAL_ROWS": 1,
+    "serving.follower.CHUNK": 1,
+    "state.republish.REPUBLISH_ROWS": 1,
+    "state.store.WRITE_BUFFER_BYTES": 1,
+    "state.store.MAX_WAL_BYTES": 1,
+    "state.tables.INITIAL_ROWS": 1,
+    "stream.engine.CHUNK_TICKS": 1,
+    "stream.publish.ROWS_A_TURN": 1,
+    "stream.runtime.BUFFER_LIMIT": 1,
+    "stream.transport.FULL_WAIT_S": 0.0,
+    "surgeline.predictions.FLUSH_ROWS": 1,
+    "surgeline.rehearse.CHECKPOINT_S": 0.0,
+}
+#: ``features.cached_rows``, whatever the scenario says: a scenario may not be so mean.
+CACHED_ROWS = 1
+
+
+def shrink(patch: pytest.MonkeyPatch) -> None:
+    """Set everything to its least value until ``patch`` is undone."""
+    for name, value in SMALLEST.items():
+        module, _, constant = name.rpartition(".")
+        patch.setattr(import_module(module), constant, value)
+    tables = import_module("state.tables")
+    begin = tables.DecayedCounts.__init__
+
+    def begin_mean(self: Any, name: str, half_lives_s: Any, store: Any, cached_rows: int) -> None:
+        begin(self, name, half_lives_s, store, min(cached_rows, CACHED_ROWS))
+
+    patch.setattr(tables.DecayedCounts, "__init__", begin_mean)
