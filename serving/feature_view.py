@@ -214,6 +214,9 @@ class _Table:
         size = max(needed, 2 * len(self._last))
         for name, fill in (("_counts", 0), ("_last", 0), ("_touched", _NEVER)):
             old = getattr(self, name)
-            new = np.full((size, *old.shape[1:]), fill, dtype=old.dtype)
+            # Zeros of rows that are not used yet take no memory; what is written to them would.
+            new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
             new[: len(old)] = old
+            if fill:
+                new[len(old) :] = fill
             setattr(self, name, new)

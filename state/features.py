@@ -67,6 +67,11 @@ class RealTimeFeatures:
             (name, entity, row) for name, table in self.tables.items() for entity, row in table.take_changed()
         ]
 
+    def drop_changed(self) -> None:
+        """What changed is published by nobody (a rehearsal): ``evict`` need not keep it."""
+        for table in self.tables.values():
+            table.drop_changed()
+
     def republish_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms), part by part."""
         for table in self.tables.values():

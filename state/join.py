@@ -1,12 +1,15 @@
 """The impression-action join: by impression id, any order of arrival, duplicates dropped, a time limit.
 
-Impressions are remembered in *segments*, one a tick, column by column. A segment passes three moments:
-its samples close ``label_window`` after the tick's end, its impressions are forgotten ``join_limit`` after
-it, and in between later actions still find their impression (for counts; the label stands). Actions whose
-impression is not known wait as *orphans* for the same limit.
+Impressions are remembered in *segments*, one a tick, column by column. A segment passes four moments: its
+samples close ``label_window`` after the tick's end; once that is so and it is written, it is *spilled*, and
+memory keeps a hash and the action masks of its rows; in between later actions still find their impression
+(for counts; the label stands), which is read back from RocksDB; and its impressions are forgotten
+``join_limit`` after the tick's end. Actions whose impression is not known wait as *orphans* for that limit.
 
-In RocksDB a segment is one immutable row of columns, one row with what the experts saw (deleted when the
-samples close), and one small row of action masks that is rewritten when actions come.
+Memory is bounded by open rows (those of the label window, and those since the last ``write``) at their full
+size, and spilled rows (those of the join limit) at 11 to 13 bytes each: 8 in the index, 2 to 4 in its filter,
+1 of masks. Segments have 500 bytes of their own, ``state.spilled.CACHED_ROWS`` rows stay decoded, and
+``state.orphans.MAX_ORPHANS`` actions wait at most.
 """
 
 from __future__ import annotations
@@ -19,48 +22,16 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from state.errors import StateDamagedError, decoding
+from state.errors import StateDamagedError
+from state.orphans import MAX_ORPHANS, Orphans
+from state.row_index import HashArray, hashes_of
+from state.segments import MASKS, PAYLOAD, FloatArray32, IntArray, Remembered, Segment, number, stored
+from state.spilled import Found, Spilled
 from state.store import Batch, Store
-
-IntArray = npt.NDArray[np.int64]
-FloatArray32 = npt.NDArray[np.float32]
 
 #: Bit of ``click`` in an action mask: actions are bits in the order of ``COUNTS[1:]``.
 CLICK = 1
-
-_COLUMNS, _PAYLOAD, _MASKS, _ORPHANS = b"seg/columns/", b"seg/payload/", b"seg/masks/", b"orphan/"
-
-
-class Segment(msgspec.Struct, kw_only=True):
-    """The impressions of one tick. ``base`` is the global number of its first row."""
-
-    base: int
-    tick: int
-    ids: list[str]
-    times: bytes
-    users: list[str]
-    items: list[str]
-    categories: list[str]
-    positions: list[str]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-class _Live:
-    """A segment in memory with what changes about it."""
-
-    __slots__ = ("features", "masks", "masks_changed", "open", "predictions", "segment", "times", "written")
-
-    def __init__(self, segment: Segment, masks: npt.NDArray[np.uint8]) -> None:
-        self.segment = segment
-        self.times: IntArray = np.frombuffer(segment.times, dtype="<i8")
-        self.masks = masks
-        self.features: FloatArray32 | None = None
-        self.predictions: FloatArray32 | None = None
-        self.open = True
-        self.written = False
-        self.masks_changed = False
+_NOTHING: tuple[Sequence[str], HashArray] = ((), np.empty(0, dtype=np.uint64))
 
 
 class Joined(msgspec.Struct):
@@ -88,7 +59,10 @@ class Closed(msgspec.Struct):
 
 
 class JoinCounts(msgspec.Struct):
-    """Totals since the state began; part of every checkpoint."""
+    """Totals since the state began; part of every checkpoint.
+
+    ``orphans_shed`` are those of ``orphans_expired`` that expired early, for room.
+    """
 
     impressions: int = 0
     duplicate_impressions: int = 0
@@ -97,6 +71,7 @@ class JoinCounts(msgspec.Struct):
     orphans_waiting: int = 0
     orphans_joined: int = 0
     orphans_expired: int = 0
+    orphans_shed: int = 0
     actions_after_label: int = 0
     samples: int = 0
     positives: int = 0
@@ -105,39 +80,62 @@ class JoinCounts(msgspec.Struct):
 class Join:
     """Pending impressions and orphan actions of one worker. Times in ms, ticks as numbers of ``tick_ms``."""
 
-    def __init__(self, store: Store, tick_ms: int, label_window_ms: int, join_limit_ms: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        tick_ms: int,
+        label_window_ms: int,
+        join_limit_ms: int,
+        max_orphans: int = MAX_ORPHANS,
+    ) -> None:
         self.counts = JoinCounts()
         self._store = store
         self._tick_ms = tick_ms
         self._label_window_ms = label_window_ms
         self._join_limit_ms = join_limit_ms
+        #: Row numbers of the segments that are in memory, and how many they were at most.
         self._rows: dict[str, int] = {}
-        self._segments: deque[_Live] = deque()
-        self._bases: deque[int] = deque()
+        self._most_rows = 0
+        self._spilled = Spilled(store, self._find)
+        #: What ``new_rows`` hashed last: usually it is what ``add`` gets next.
+        self._hashed = _NOTHING
+        self._orphans = Orphans(store, max_orphans)
+        # All segments, the oldest first: spilled ones, then those in memory, which begin with closed ones.
+        self._segments: list[Remembered] = []
+        self._bases: list[int] = []
         self._next_base = 0
-        self._to_close: deque[_Live] = deque()
-        # impression id -> (bit, time, expiry) of each waiting action
-        self._orphans: dict[str, list[tuple[int, int, int]]] = {}
-        self._orphan_expiry: deque[tuple[int, str]] = deque()
-        self._orphans_changed: set[str] = set()
+        self._in_memory: deque[Remembered] = deque()
+        self._to_close: deque[Remembered] = deque()
+        self._masks_changed: list[Remembered] = []
         self._deletes: list[bytes] = []
 
     def __len__(self) -> int:
         """Impressions that are remembered."""
+        return self._next_base - self._first_base()
+
+    @property
+    def rows_in_memory(self) -> int:
+        """Impressions that are in memory in full."""
         return len(self._rows)
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of the index of spilled impressions, without their masks."""
+        return self._spilled.nbytes
 
     def new_rows(self, ids: Sequence[str]) -> list[int] | None:
         """Indexes of impressions that are not duplicates; None where all are new (the usual case).
 
         Of equal ids the first stays. Dropped ones are counted.
         """
-        rows = self._rows
-        if rows.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
+        self._hashed = ids, hashes_of(ids)
+        rows, spilled = self._rows, self._spilled.find(*self._hashed)
+        if not spilled and rows.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
             return None
         seen: set[str] = set()
         fresh = []
         for i, impression_id in enumerate(ids):
-            if impression_id not in rows and impression_id not in seen:
+            if impression_id not in rows and impression_id not in spilled and impression_id not in seen:
                 seen.add(impression_id)
                 fresh.append(i)
         self.counts.duplicate_impressions += len(ids) - len(fresh)
@@ -164,18 +162,17 @@ class Join:
             categories=categories,
             positions=positions,
         )
-        self._attach(_Live(segment, np.zeros(len(ids), dtype=np.uint8)))
+        known, hashes = self._hashed
+        if known is not ids:
+            hashes = hashes_of(ids)
+        self._hashed = _NOTHING
+        live = Remembered(segment, np.zeros(len(ids), dtype=np.uint8), hashes)
+        self._attach(live)
+        self._keep_in_memory(live)
         self.counts.impressions += len(ids)
-        if not self._orphans:
-            return []
-        waited = []
-        for impression_id in ids:
-            actions = self._orphans.pop(impression_id, None)
-            if actions:
-                self._orphans_changed.add(impression_id)
-                self.counts.orphans_waiting -= len(actions)
-                self.counts.orphans_joined += len(actions)
-                waited += [(impression_id, bit, time) for bit, time, _ in actions]
+        waited = self._orphans.take(ids)
+        self.counts.orphans_waiting -= len(waited)
+        self.counts.orphans_joined += len(waited)
         return waited
 
     def attach_payload(self, inputs: FloatArray32, predictions: FloatArray32) -> None:
@@ -190,29 +187,54 @@ class Join:
         never before its impression's: a skewed clock must not put a label into its own features.
         """
         counts, rows = self.counts, self._rows
+        spilled: dict[str, Found] = {}
+        if len(self._spilled):
+            missing = [impression_id for impression_id, _, _ in actions if impression_id not in rows]
+            spilled = self._spilled.find(missing, hashes_of(missing)) if missing else {}
+        # By the tick that it came in, not by its own time: a very late action still gets its wait.
+        expiry = (tick + 1) * self._tick_ms + self._join_limit_ms
         joined = Joined([], [], [], [], [], [])
         for impression_id, bit, time in actions:
             row = rows.get(impression_id)
-            if row is None:
-                self._wait(impression_id, bit, time, tick)
+            if row is not None:
+                live = self._find(row)
+                i = row - live.base
+                found = None
+            elif (found := spilled.get(impression_id)) is not None:
+                live, i = found.segment, found.at
+            else:
+                if self._orphans.wait(impression_id, bit, time, expiry):
+                    counts.orphans_waiting += 1
+                else:
+                    counts.duplicate_actions += 1
                 continue
-            live = self._find(row)
-            i = row - live.segment.base
             if live.masks[i] & bit:
                 counts.duplicate_actions += 1
                 continue
             live.masks[i] |= bit
-            live.masks_changed = True
+            self._note_masks(live)
             counts.actions += 1
             if not live.open:
                 counts.actions_after_label += 1
-            segment = live.segment
             joined.bits.append(bit)
-            joined.times.append(max(time, int(live.times[i])))
-            joined.users.append(segment.users[i])
-            joined.items.append(segment.items[i])
-            joined.categories.append(segment.categories[i])
-            joined.positions.append(segment.positions[i])
+            if found is not None:
+                joined.times.append(max(time, found.time))
+                joined.users.append(found.user)
+                joined.items.append(found.item)
+                joined.categories.append(found.category)
+                joined.positions.append(found.position)
+            else:
+                columns, times = live.columns, live.times
+                assert columns is not None and times is not None
+                joined.times.append(max(time, int(times[i])))
+                joined.users.append(columns.users[i])
+                joined.items.append(columns.items[i])
+                joined.categories.append(columns.categories[i])
+                joined.positions.append(columns.positions[i])
+        shed = self._orphans.shed()
+        counts.orphans_waiting -= shed
+        counts.orphans_expired += shed
+        counts.orphans_shed += shed
         return joined
 
     def next_close(self) -> int | None:
@@ -225,23 +247,27 @@ class Join:
 
     def close(self, boundary_ms: int) -> Closed | None:
         """Samples that close at or before ``boundary_ms``, which is a tick's start; None where none do."""
+        self._hashed = _NOTHING
         due = []
         while self._to_close and self._close_time(self._to_close[0]) <= boundary_ms:
             due.append(self._to_close.popleft())
-        for live in due:
-            live.open = False
+        closed = self._closed(due)
         self._expire(boundary_ms)
+        self._spill()
+        return closed
+
+    def _closed(self, due: list[Remembered]) -> Closed | None:
         if not due:
             return None
         inputs = [live.features for live in due if live.features is not None]
         predictions = [live.predictions for live in due if live.predictions is not None]
+        segments = [live.columns for live in due if live.columns is not None]
         masks = np.concatenate([live.masks for live in due])
         for live in due:
-            self._forget_payload(live)
+            self._shut(live)
         labels = (masks & CLICK).astype(np.float64)
         self.counts.samples += len(labels)
         self.counts.positives += int(labels.sum())
-        segments = [live.segment for live in due]
         return Closed(np.concatenate(inputs), np.concatenate(predictions), labels, masks, segments)
 
     def forget_all(self) -> None:
@@ -254,13 +280,12 @@ class Join:
             raise ValueError(f"samples are open until {self.last_close()}; close them before forgetting")
         for live in self._segments:
             self._delete(live)
-        self._segments.clear()
-        self._bases.clear()
-        self._rows = {}
-        self._orphans_changed.update(self._orphans)
-        self._orphans = {}
-        self._orphan_expiry.clear()
-        self.counts.orphans_expired += self.counts.orphans_waiting
+        self._segments, self._bases, self._rows = [], [], {}
+        self._most_rows = 0
+        self._in_memory.clear()
+        self._masks_changed.clear()
+        self._spilled.clear()
+        self.counts.orphans_expired += self._orphans.clear()
         self.counts.orphans_waiting = 0
 
     def drop_open(self) -> int:
@@ -271,162 +296,125 @@ class Join:
         dropped = 0
         while self._to_close:
             live = self._to_close.popleft()
-            live.open = False
-            self._forget_payload(live)
-            dropped += len(live.segment)
+            self._shut(live)
+            dropped += len(live.masks)
         return dropped
 
     def write(self, batch: Batch) -> None:
-        """Add everything that changed since the last ``write`` to ``batch``."""
+        """Add everything that changed since the last ``write`` to ``batch``, which is to be committed.
+
+        Closed segments that are in it leave memory with the next ``close``.
+        """
         for key in self._deletes:
             batch.delete(key)
-        self._deletes.clear()
-        for live in self._segments:
-            number = _number(live.segment.base)
+        self._deletes = []
+        for live in self._in_memory:
             if not live.written:
-                batch.put(_COLUMNS + number, msgspec.msgpack.encode(live.segment))
+                live.put_columns(batch)
                 if live.open:
-                    batch.put(_PAYLOAD + number, _pack_payload(live))
+                    batch.put(PAYLOAD + number(live.base), live.packed_payload())
                 live.written = True
-                live.masks_changed = True
-            if live.masks_changed:
-                batch.put(_MASKS + number, live.masks.tobytes())
-                live.masks_changed = False
-        for impression_id in sorted(self._orphans_changed):
-            key = _ORPHANS + impression_id.encode()
-            waiting = self._orphans.get(impression_id)
-            if waiting:
-                batch.put(key, msgspec.msgpack.encode(waiting))
-            else:
-                batch.delete(key)
-        self._orphans_changed.clear()
+                self._note_masks(live)
+        for live in self._masks_changed:
+            live.masks_changed = False
+            if live.base >= self._first_base():
+                batch.put(MASKS + number(live.base), live.masks.tobytes())
+        self._masks_changed = []
+        self._orphans.write(batch)
 
     def restore(self, counts: JoinCounts) -> None:
         """Load what the last checkpoint wrote. Raises ``StateDamagedError`` where it does not fit."""
         self.counts = counts
-        folder = self._store.path
-        for key, value in self._store.scan(_COLUMNS):
-            number = key[len(_COLUMNS) :]
-            with decoding(folder, f"segment {number.hex()} of the join"):
-                live = self._stored(number, value)
-                if self._segments and live.segment.base != self._next_base:
-                    raise ValueError(f"it does not follow impression {self._next_base}")
+        for live in stored(self._store):
             self._attach(live)
+            self._keep_in_memory(live)
+            self._spill()
         if self._segments and self._next_base != counts.impressions:
-            raise StateDamagedError(folder, f"the join ends before impression {counts.impressions}")
+            raise StateDamagedError(self._store.path, f"the join ends before impression {counts.impressions}")
         # Not from the last segment: all may be forgotten, and numbers go on as without a restart.
         self._next_base = counts.impressions
-        for key, value in self._store.scan(_ORPHANS):
-            with decoding(folder, f"waiting action {key!r}"):
-                impression_id = key[len(_ORPHANS) :].decode()
-                waiting = msgspec.msgpack.decode(value, type=list[tuple[int, int, int]])
-            self._orphans[impression_id] = waiting
-            self._orphan_expiry += [(expiry, impression_id) for _, _, expiry in waiting]
-        self._orphan_expiry = deque(sorted(self._orphan_expiry))
+        self._orphans.restore()
 
     def state(self) -> Iterator[bytes]:
-        """The content of the join in a fixed order, for digests."""
+        """The content of the join in a fixed order, for digests; segments are read back one by one."""
         for live in self._segments:
-            yield msgspec.msgpack.encode(live.segment)
+            yield msgspec.msgpack.encode(live.read_columns(self._store))
             yield live.masks.tobytes()
             if live.features is not None:
-                yield _pack_payload(live)
-        for impression_id in sorted(self._orphans):
-            yield msgspec.msgpack.encode((impression_id, sorted(self._orphans[impression_id])))
+                yield live.packed_payload()
+        yield from self._orphans.state()
         yield msgspec.msgpack.encode(self.counts)
 
-    def _stored(self, number: bytes, value: bytes) -> _Live:
-        """A segment from its rows. Raises whatever its decoders do, see ``state.errors.decoding``."""
-        segment = msgspec.msgpack.decode(value, type=Segment)
-        columns = (segment.users, segment.items, segment.categories, segment.positions)
-        lengths = {len(segment.times) / 8, *map(len, columns)}
-        if lengths != {len(segment)} or _number(segment.base) != number:
-            raise ValueError("its columns do not fit together")
-        masks = self._store.get(_MASKS + number)
-        if masks is None or len(masks) != len(segment):
-            raise ValueError("it has no action masks")
-        live = _Live(segment, np.frombuffer(masks, dtype=np.uint8).copy())
-        live.written = True
-        payload = self._store.get(_PAYLOAD + number)
-        if payload is None:
-            live.open = False
-        else:
-            live.features, live.predictions = _unpack_payload(payload, len(segment))
-        return live
-
-    def _attach(self, live: _Live) -> None:
-        base = live.segment.base
+    def _attach(self, live: Remembered) -> None:
         self._segments.append(live)
-        self._bases.append(base)
-        self._next_base = base + len(live.segment)
-        self._rows.update(zip(live.segment.ids, range(base, self._next_base), strict=True))
+        self._bases.append(live.base)
+        self._next_base = live.base + len(live)
+
+    def _keep_in_memory(self, live: Remembered) -> None:
+        columns = live.columns
+        assert columns is not None
+        self._rows.update(zip(columns.ids, range(live.base, live.base + len(live)), strict=True))
+        self._most_rows = max(self._most_rows, len(self._rows))
+        self._in_memory.append(live)
         if live.open:
             self._to_close.append(live)
 
-    def _find(self, row: int) -> _Live:
+    def _find(self, row: int) -> Remembered:
         return self._segments[bisect_right(self._bases, row) - 1]
 
-    def _wait(self, impression_id: str, bit: int, time: int, tick: int) -> None:
-        waiting = self._orphans.setdefault(impression_id, [])
-        if any(bit == other for other, _, _ in waiting):
-            self.counts.duplicate_actions += 1
-            return
-        # By the tick that it came in, not by its own time: a very late action still gets its wait.
-        expiry = (tick + 1) * self._tick_ms + self._join_limit_ms
-        waiting.append((bit, time, expiry))
-        self._orphans_changed.add(impression_id)
-        self.counts.orphans_waiting += 1
-        self._orphan_expiry.append((expiry, impression_id))
+    def _first_base(self) -> int:
+        """Number of the first row that is remembered; rows are numbered without gaps."""
+        return self._bases[0] if self._bases else self._next_base
 
-    def _forget_payload(self, live: _Live) -> None:
+    def _shut(self, live: Remembered) -> None:
+        live.open = False
         live.features = live.predictions = None
         if live.written:
-            self._deletes.append(_PAYLOAD + _number(live.segment.base))
+            self._deletes.append(PAYLOAD + number(live.base))
 
-    def _close_time(self, live: _Live) -> int:
-        return (live.segment.tick + 1) * self._tick_ms + self._label_window_ms
+    def _note_masks(self, live: Remembered) -> None:
+        if not live.masks_changed:
+            live.masks_changed = True
+            self._masks_changed.append(live)
 
-    def _delete(self, live: _Live) -> None:
+    def _close_time(self, live: Remembered) -> int:
+        return (live.tick + 1) * self._tick_ms + self._label_window_ms
+
+    def _spill(self) -> None:
+        """Segments that are closed and written leave memory but for hashes and masks."""
+        while self._in_memory and self._in_memory[0].written and not self._in_memory[0].open:
+            live = self._in_memory.popleft()
+            columns, hashes = live.columns, live.hashes
+            assert columns is not None and hashes is not None
+            self._drop_rows(columns.ids)
+            self._spilled.add(live.base, hashes)
+            live.columns = live.times = live.hashes = None
+
+    def _drop_rows(self, ids: Sequence[str]) -> None:
+        rows = self._rows
+        for impression_id in ids:
+            del rows[impression_id]
+        if len(rows) * 8 < self._most_rows:
+            # A dictionary keeps the room of its best days.
+            self._rows, self._most_rows = dict(rows), len(rows)
+
+    def _delete(self, live: Remembered) -> None:
         if live.written:
-            number = _number(live.segment.base)
-            self._deletes += [_COLUMNS + number, _MASKS + number]
+            self._deletes += live.keys()
 
     def _expire(self, boundary_ms: int) -> None:
-        segments = self._segments
-        while segments:
-            oldest = segments[0]
-            if oldest.open or (oldest.segment.tick + 1) * self._tick_ms + self._join_limit_ms > boundary_ms:
+        gone = 0
+        for live in self._segments:
+            if live.open or (live.tick + 1) * self._tick_ms + self._join_limit_ms > boundary_ms:
                 break
-            segments.popleft()
-            self._bases.popleft()
-            for impression_id in oldest.segment.ids:
-                del self._rows[impression_id]
-            self._delete(oldest)
-        while self._orphan_expiry and self._orphan_expiry[0][0] <= boundary_ms:
-            _, impression_id = self._orphan_expiry.popleft()
-            waiting = self._orphans.pop(impression_id, [])
-            still = [entry for entry in waiting if entry[2] > boundary_ms]
-            if still:
-                self._orphans[impression_id] = still
-            if len(still) < len(waiting):
-                self._orphans_changed.add(impression_id)
-                self.counts.orphans_waiting -= len(waiting) - len(still)
-                self.counts.orphans_expired += len(waiting) - len(still)
-
-
-def _number(base: int) -> bytes:
-    # Big-endian: key order is the order of the segments.
-    return base.to_bytes(8, "big")
-
-
-def _pack_payload(live: _Live) -> bytes:
-    assert live.features is not None and live.predictions is not None
-    return msgspec.msgpack.encode((live.features.tobytes(), live.predictions.tobytes()))
-
-
-def _unpack_payload(data: bytes, rows: int) -> tuple[FloatArray32, FloatArray32]:
-    features, predictions = msgspec.msgpack.decode(data, type=tuple[bytes, bytes])
-    return (
-        np.frombuffer(features, dtype=np.float32).reshape(rows, -1),
-        np.frombuffer(predictions, dtype=np.float32).reshape(rows, -1),
-    )
+            gone += 1
+            self._delete(live)
+            if live.columns is not None:
+                self._in_memory.popleft()
+                self._drop_rows(live.columns.ids)
+        if gone:
+            del self._segments[:gone], self._bases[:gone]
+            self._spilled.forget(self._first_base())
+        expired = self._orphans.expire(boundary_ms)
+        self.counts.orphans_waiting -= expired
+        self.counts.orphans_expired += expired

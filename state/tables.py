@@ -183,6 +183,10 @@ class DecayedCounts:
         self._unpublished[slots] = False
         return self._packed(slots) + self._republished()
 
+    def drop_changed(self) -> None:
+        """What changed is published by nobody (a rehearsal): ``evict`` need not keep it."""
+        self._unpublished[:] = False
+
     def republish_since(self, at: int) -> None:
         """Publish every stored row again that counts something after ``at`` (ms), part by part."""
         self._again = Republish(self._store, self._prefix, len(self.half_lives_s), at)

@@ -21,6 +21,7 @@ from models.weights import FeatureScheme, Watermarks, Weights
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
+from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
@@ -102,6 +103,7 @@ class Engine:
         self._last_learned_tick = NEVER
         self._known: dict[Source, Known] = {}
         self._state_gone = False
+        self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
@@ -460,6 +462,7 @@ class Engine:
         write_progress(batch, progress, self.panel.state_bytes())
         self.store.commit(batch)
         self.features.evict()
+        self._freed.follow()
         return {source: self._known[source].position.resume_at for source in self.timeline.sources()}
 
     def digest(self) -> str:

@@ -180,6 +180,11 @@ def _counters(engine: Engine) -> Iterator[Metric]:
         "surgeline_orphans_total", "Actions whose impression never came in time", join.orphans_expired
     )
     yield counter(
+        "surgeline_orphans_shed_total",
+        "Those of them that expired early, for room: too many waited",
+        join.orphans_shed,
+    )
+    yield counter(
         "surgeline_late_events_total", "Events behind the watermark (counted all the same)", totals.late
     )
     yield counter(
@@ -272,6 +277,11 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
         "surgeline_ahead_events", "Events ahead of the clock that wait now", engine.timeline.waiting_ahead
     )
     yield gauge("surgeline_pending_impressions", "Impressions remembered by the join", len(engine.join))
+    yield gauge(
+        "surgeline_pending_impressions_in_memory",
+        "Those of them that are in memory in full",
+        engine.join.rows_in_memory,
+    )
     yield gauge(
         "surgeline_orphans_waiting",
         "Actions that wait for their impression",

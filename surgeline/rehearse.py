@@ -156,6 +156,7 @@ class Rehearsal:
         engine.advance()
         engine.stats.take()
         if now - self._checkpointed > CHECKPOINT_S:
+            engine.features.drop_changed()
             engine.checkpoint()
             self._checkpointed = now
 

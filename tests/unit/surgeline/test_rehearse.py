@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
 import pytest
 
 from models.deep.trunk import Trunk
-from stream.scenario import Scenario, Times
-from surgeline.rehearse import RehearsalReport, rehearse
+from stream.scenario import Features, Scenario, Times
+from surgeline.rehearse import Rehearsal, RehearsalReport, rehearse
 
 if TYPE_CHECKING:
     from .conftest import Night
@@ -44,3 +46,24 @@ def test_refused_events_are_counted_with_a_reason(night: Night) -> None:
     report = run(future, 50)
     assert report.refused == 50 and report.impressions == 0
     assert "future" in report.refused_because or "ahead" in report.refused_because
+
+
+def test_a_long_log_keeps_no_more_rows_in_memory_than_the_scenario_allows(
+    night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: a rehearsal's memory grows with the log's users. Mechanism: a row that waits to be published
+    is never evicted, and in a rehearsal nobody publishes."""
+    monkeypatch.setattr("surgeline.rehearse.CHECKPOINT_S", 0.0)
+    shown = night.table.filter(pl.col("event") == "impression").head(3000)
+    shown = shown.with_columns(user_id=pl.int_range(pl.len()).cast(pl.String))
+    assert shown.height == 3000
+    rehearsal = Rehearsal(
+        Scenario(times=SCENARIO.times, features=Features(cached_rows=1000)), Trunk.empty(), tmp_path
+    )
+    with contextlib.closing(rehearsal.engine.store):
+        for frame in shown.iter_slices(300):
+            rehearsal.feed(frame)
+        rehearsal.finish()
+        table = rehearsal.engine.features.tables["user"]
+        assert len(list(table.rows())) == 3000
+        assert len(table) < 1500
