@@ -141,17 +141,21 @@ def number(base: int) -> bytes:
 def read_block(store: Store, block: int, data: bytes | None = None) -> Segment:
     """The block that begins with row ``block``; ``data`` where it has been read already.
 
-    Raises ``StateDamagedError`` where it is not there, or not what was written: what memory knows of must be
-    on disk.
+    Raises ``StateDamagedError`` where it is not there: what memory knows of must be on disk.
     """
     data = data or store.get(COLUMNS + number(block))
     if data is None:
-        raise StateDamagedError(store.path, f"row {block} of its impressions is gone")
-    with decoding(store.path, f"impressions from row {block} on"):
-        found = _decode(data)
-        lengths = {len(found.times) / 8, *map(len, (found.users, found.items, found.categories))}
-        if lengths | {len(found.positions)} != {len(found)} or found.base != block:
-            raise ValueError("its columns do not fit together")
+        raise StateDamagedError(store.path, f"impression {block} of the join is gone")
+    with decoding(store.path, f"impression {block} of the join"):
+        return _checked(data, block)
+
+
+def _checked(data: bytes, block: int) -> Segment:
+    """A block from its bytes. Raises whatever decoders do, see ``state.errors.decoding``."""
+    found = _decode(data)
+    columns = (found.users, found.items, found.categories, found.positions)
+    if {len(found.times) / 8, *map(len, columns)} != {len(found)} or found.base != block:
+        raise ValueError("its columns do not fit together")
     return found
 
 
@@ -177,31 +181,29 @@ def stored(store: Store) -> Iterator[Remembered]:
 
     Raises ``StateDamagedError`` where parts do not fit together.
     """
+    folder = store.path
     blocks: list[Segment] = []
-    masks, segments = b"", 0
+    masks, segments, end = b"", 0, -1
     for key, value in store.scan(COLUMNS):
-        block = read_block(store, int.from_bytes(key[len(COLUMNS) :], "big"), value)
-        if not blocks:
-            found = store.get(MASKS + key[len(COLUMNS) :])
-            if not found:
-                raise StateDamagedError(store.path, f"segment {block.base} has no action masks")
-            masks = found
-        elif block.base != blocks[-1].base + len(blocks[-1]) or block.tick != blocks[0].tick:
-            break
-        blocks.append(block)
-        rows = block.base + len(block) - blocks[0].base
-        if rows > len(masks):
-            break
-        if rows == len(masks):
-            yield _whole(store, blocks, masks)
+        name = key[len(COLUMNS) :]
+        with decoding(folder, f"segment {name.hex()} of the join"):
+            block = _checked(value, int.from_bytes(name, "big"))
+            if end not in (-1, block.base):
+                raise ValueError(f"it does not follow impression {end}")
+            if not blocks:
+                masks = store.get(MASKS + name) or b""
+            blocks.append(block)
+            end = block.base + len(block)
+            rows = end - blocks[0].base
+            if rows > len(masks):
+                raise ValueError("it has no action masks")
+            live = _whole(store, blocks, masks) if rows == len(masks) else None
+        if live is not None:
+            yield live
             blocks, segments = [], segments + 1
-    if blocks:
-        raise StateDamagedError(
-            store.path, f"segment {blocks[0].base} has {len(masks)} action masks, but other rows"
-        )
     masked = sum(1 for _ in store.scan(MASKS))
-    if masked != segments:
-        raise StateDamagedError(store.path, f"{masked} segments have action masks, {segments} have rows")
+    if blocks or masked != segments:
+        raise StateDamagedError(folder, f"{masked} segments of the join have masks, {segments} are whole")
 
 
 def _whole(store: Store, blocks: list[Segment], masks: bytes) -> Remembered:
@@ -214,6 +216,5 @@ def _whole(store: Store, blocks: list[Segment], masks: bytes) -> Remembered:
     if payload is None:
         one.open = False
     else:
-        with decoding(store.path, f"what was predicted for segment {one.base}"):
-            one.load_payload(payload)
+        one.load_payload(payload)
     return one

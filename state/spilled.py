@@ -54,7 +54,7 @@ class Spilled:
     def find(self, ids: Sequence[str], hashes: HashArray) -> dict[str, Found]:
         """Those of ``ids`` that are spilled rows. Exact: every candidate's id is read back and compared.
 
-        Raises ``StateDamagedError`` where a row is not on disk.
+        Raises ``StateFormatError`` where a row is not on disk.
         """
         candidates = self._index.find(hashes)
         if not candidates:

@@ -83,7 +83,8 @@ class Store:
 
     def flush(self) -> None:
         """Bring what is in memory into files that do not need the write-ahead log."""
-        self._db.flush()
+        with self._translated():
+            self._db.flush()
 
     def close(self) -> None:
         """Release the folder. Safe to call twice."""

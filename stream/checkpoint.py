@@ -94,7 +94,7 @@ def read_progress(store: Store, tick_ms: int) -> tuple[Progress, bytes] | None:
     """
     data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
     if data is None:
-        if next(store.scan(b""), None) is not None:
+        if any(key != _BEGUN for key, _ in store.scan(b"")):
             raise StateDamagedError(store.path, "there are rows, but not how far it has come")
         return None
     with decoding(store.path, "how far it has come, unless another version of Surgeline wrote it"):

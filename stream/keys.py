@@ -25,13 +25,14 @@ from stream.transport import PartitionBatch
 
 #: Keys of one topic that are looked at between two reports: so many, one more for so many records, and no
 #: more than. One takes 10 to 30 us, which is what a record costs, so this is 0.4 % of a full load and less.
-KEYS_AT_LEAST = 4
+KEYS_AT_LEAST = 8
 RECORDS_A_KEY = 256
 KEYS_AT_MOST = 64
 #: Of one batch, so that every partition has its turn.
 KEYS_A_BATCH = 8
-#: Seconds between the first misplaced key and the verdict; until then the other topic's keys come, too.
-SETTLE_S = 5.0
+#: Seconds between the first misplaced key and the verdict; until then the other topic's keys come, too. The
+#: second: while so few have come that both topics may well agree on another rule.
+SETTLE_S, AT_LAST_S = 5.0, 15.0
 #: Seconds after which evidence is forgotten: a producer that was mended is not held against anybody.
 WINDOW_S = 60.0
 #: Keys that a pattern must explain without an exception: with four partitions chance explains 1 of 65,536.
@@ -89,7 +90,7 @@ def _fnv1a(key: bytes) -> int:
 
 @dataclass
 class _Evidence:
-    """What was seen in a topic since its first misplaced key."""
+    """What was seen in a topic since the first misplaced key of either."""
 
     since: float
     #: Keys looked at, and those of them in another partition, by reason.
@@ -152,9 +153,9 @@ class KeyCheck:
         topic, partitions = batch.topic, batch.partitions
         right = right_partition(user, partitions)
         self._checked[topic] += 1
+        if right != batch.partition and not self._evidence:
+            self._evidence = {name: _Evidence(self._clock()) for name in self._topics}
         evidence = self._evidence.get(topic)
-        if right != batch.partition:
-            evidence = self._evidence.setdefault(topic, _Evidence(self._clock()))
         if evidence is None:
             return
         evidence.checked += 1
@@ -179,9 +180,10 @@ class KeyCheck:
         self._looked.clear()
         self._compare_counts(notices)
         now = self._clock()
-        agreed = self._agreed()
-        for topic, evidence in list(self._evidence.items()):
-            if now - evidence.since < SETTLE_S:
+        agreed, enough = self._agreed()
+        settled_after = SETTLE_S if enough else AT_LAST_S
+        for topic, evidence in self._evidence.items():
+            if now - evidence.since < settled_after:
                 continue
             for reason, count in self._uncounted[topic].items():
                 label = AGREED if agreed and reason == PARTITIONER else reason
@@ -195,22 +197,22 @@ class KeyCheck:
         if any(now - evidence.since >= WINDOW_S for evidence in self._evidence.values()):
             self._evidence.clear()
 
-    def _agreed(self) -> str | None:
+    def _agreed(self) -> tuple[str | None, bool]:
         """The rule that explains every key of both topics: then a user's events meet all the same.
 
-        One that was found stays as long as no key contradicts it: evidence is forgotten now and then.
+        One that was found stays as long as no key contradicts it: evidence is forgotten now and then. The
+        second: whether enough was seen to say that there is one, or that there is none.
         """
         common: dict[str, None] | None = None
         for evidence in self._evidence.values():
-            common = _both(common, list(evidence.explain_all or ()))
+            if evidence.explain_all is not None:
+                common = _both(common, list(evidence.explain_all))
         if common is None:
-            return self._rule
-        enough = len(self._evidence) == len(self._topics) and all(
-            evidence.checked >= ENOUGH for evidence in self._evidence.values()
-        )
+            return self._rule, True
+        enough = all(evidence.checked >= ENOUGH for evidence in self._evidence.values())
         if self._rule not in common:
             self._rule = next(iter(common), None) if enough else None
-        return self._rule
+        return self._rule, enough or not common or self._rule is not None
 
     def _say_agreed(self, notices: Notices, rule: str) -> None:
         first, second = self._topics

@@ -146,7 +146,8 @@ class Runtime:
         try:
             await self.tick(consumer, last=True)
         except Exception:
-            logger.exception("The last tick failed; the state is that of the last checkpoint")
+            if self.fault is None:  # else the app says it
+                logger.exception("The last tick failed; the state is that of the last checkpoint")
 
     async def stop(self) -> None:
         """Last tick, then close: nothing that was processed is lost or done again.
@@ -300,8 +301,8 @@ class Runtime:
         rows = engine.features.take_changed()
         until = engine.published_until if engine.features.republishing else weights.watermarks.features
         complete = engine.totals.older_logs, until
-        # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         engine.checkpoint()
+        # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)
         self.metrics.follow(engine)

@@ -96,10 +96,13 @@ def test_both_by_crc32_is_said_as_what_it_is(worker: Worker, broker: str) -> Non
     shown, done = worker.scenario.topics.impressions, worker.scenario.topics.actions
     try:
         worker.ready()
-        for topic in (shown, done):
-            for _ in range(5):
+
+        def both_go_on() -> list[str]:
+            for topic in (shown, done):
                 send(broker, topic, partitioner=Crc32())
-        until(lambda: said(worker), "it is said")
+            return said(worker)
+
+        until(both_go_on, "it is said")
         until(lambda: counted(worker, "misplaced_keys", shown)["agreed"], "it is counted")
         (line,) = said(worker)
         assert "INFO" in line and "crc32" in line and shown in line and done in line

@@ -23,7 +23,9 @@ import polars as pl
 from models.deep.trunk import Trunk
 from replay.columns import conform
 from state.store import Store
+from stream.connection import Connection
 from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source
 from stream.topics import ensure_topics
@@ -85,7 +87,7 @@ def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int
             for record in read_topic(broker, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:
-            engine.assign(source, None)
+            engine.assign(source, Place())
         for source, records in batches.items():
             engine.ingest(source, records, T0 + 10**9)
         engine.advance()
@@ -98,7 +100,7 @@ def test_a_worker_of_a_whole_sale_starts_again_in_the_middle_of_a_backlog(
 ) -> None:
     moments = random.Random(3)
     scenario = scenario_factory(times=TIMES)
-    ensure_topics(broker, scenario)
+    ensure_topics(Connection(broker), scenario)
     Playing(Crowd(T0), scenario, broker, watermark=False).report()
     folder = tmp_path / "state" / f"{scenario.name}-0"
     assert left_before_publishing(scenario, broker, folder) > 50_000

@@ -23,6 +23,7 @@ from serving.feature_view import FeatureView
 from state.formulas import COUNTS, pack_row
 from state.store import Store
 from stream.engine import Engine
+from stream.resume import Place
 from stream.scenario import Scenario
 from tests.smallest import SMALLEST, shrink
 from tests.unit.stream.conftest import NOW, Logs, make_logs
@@ -38,6 +39,10 @@ PART_OF_A_RESULT = {
     "models.online.metrics.WINDOW_TICKS",
     "serving.feature_view.DEFAULT_CAPACITY",
     "serving.messages.MAX_BATCH_ITEMS",
+    "stream.commit_note.MAX_NOTE_BYTES",
+    "stream.commit_note.MAX_PLAIN_BYTES",
+    "stream.keys.KEYS_A_BATCH",
+    "stream.keys.WINDOW_S",
     "stream.lane.PARKED_LIMIT",
     "stream.publish.CUT_BYTES",
     "stream.topics.MAX_RECORD_BYTES",
@@ -87,7 +92,7 @@ def learn(folder: Path, logs: Logs) -> tuple[str, Any, dict[tuple[str, str], byt
 
     store = Store(folder)
     engine = Engine(scenario, store, Trunk.empty())
-    done = {source: engine.assign(source, None) or 0 for source in logs}
+    done = {source: engine.assign(source, Place()) or 0 for source in logs}
     for step in range(1, 200):
         for source, records in logs.items():
             engine.ingest(source, records[done[source] : done[source] + 25], NOW)
@@ -99,7 +104,7 @@ def learn(folder: Path, logs: Logs) -> tuple[str, Any, dict[tuple[str, str], byt
             store.close()
             store = Store(folder)
             engine = Engine(scenario, store, Trunk.empty())
-            done = {source: engine.assign(source, None) or 0 for source in logs}
+            done = {source: engine.assign(source, Place()) or 0 for source in logs}
         else:
             tick()
         if all(done[source] >= len(records) for source, records in logs.items()):

@@ -395,7 +395,7 @@ def test_every_row_of_every_block_is_found_again(store: Store, rows: int) -> Non
 def test_a_block_that_is_gone_is_said_and_not_taken_for_an_unknown_impression(store: Store) -> None:
     join = spilled(store, 2)
     clear(store)
-    with pytest.raises(StateFormatError, match="row 0 of its impressions is gone"):
+    with pytest.raises(StateFormatError, match="impression 0 of the join is gone"):
         join.join([("i1", CLICK, 0)], 4)
 
 
@@ -407,7 +407,7 @@ def test_a_segment_that_is_short_of_a_block_is_refused(store: Store, blocks: int
         batch = Batch()
         batch.delete(gone)
         store.commit(batch)
-        with pytest.raises(StateFormatError, match="action masks"):
+        with pytest.raises(StateFormatError, match="of the join"):
             new_join(store).restore(counts)
         batch = Batch()
         batch.put(gone, kept[gone])

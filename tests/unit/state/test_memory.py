@@ -157,6 +157,7 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
         from stream.decode import Record
         from stream.engine import Engine
         from stream.events import Impression, Watermark
+        from stream.resume import Place
         from stream.scenario import Learners, Scenario, Times
         from stream.timeline import Source
 
@@ -168,8 +169,8 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
         with tempfile.TemporaryDirectory() as folder, Store(folder) as store:
             engine = Engine(Scenario(learners=learners, times=Times(join_limit_s=60.0)), store, Trunk.empty())
             source = Source(0, 0)
-            engine.assign(source, None)
-            engine.assign(Source(1, 0), None)
+            engine.assign(source, Place())
+            engine.assign(Source(1, 0), Place())
             offset = 0
 
             def second(number, rows):
@@ -185,8 +186,8 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
                     for n in range(rows)
                 ]
                 values = [*map(encode, events), encode(Watermark(watermark=at + 1000))]
-                engine.ingest(source, [Record(offset + n, None, v) for n, v in enumerate(values)], at)
-                engine.timeline.promise(Source(1, 0), at + 1000, time.monotonic())
+                engine.ingest(source, [Record(offset + n, None, v) for n, v in enumerate(values)], at + 1000)
+                engine.timeline.promise(Source(1, 0), at + 1000, number, time.monotonic())
                 offset += len(values)
                 engine.advance()
                 list(engine.features.take_changed())

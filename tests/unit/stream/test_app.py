@@ -30,7 +30,7 @@ def make_app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
     def make(fault: BaseException | None = None) -> Any:
         app = SurgelineApp("unit", datadir=str(tmp_path), store="memory://", loop=loop)
-        app.offsets = SimpleNamespace(fault=fault, stop=stopped)  # type: ignore[assignment]
+        app.offsets = SimpleNamespace(fault=fault, stop=stopped, leave=stopped)  # type: ignore[assignment]
         return app
 
     monkeypatch.setattr(faust.App, "on_stop", stopped)

@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from models.deep.trunk import Trunk
 from models.weights import LearnerMetrics
 from state.store import Store
+from stream.connection import Connection
 from stream.engine import Engine
 from stream.metrics import RECENT_S, WorkerMetrics
 from stream.pulse import Pulse
@@ -100,7 +101,7 @@ class _Consumer:
 
 async def _start(scenario: Scenario) -> tuple[Runtime, CollectorRegistry]:
     registry = CollectorRegistry()
-    runtime = Runtime(scenario, "nowhere:9", "0", registry)
+    runtime = Runtime(scenario, Connection("nowhere:9"), "0", registry)
     runtime._publisher = _Publisher()  # type: ignore[assignment]
     await runtime.start()
     return runtime, registry
@@ -129,7 +130,7 @@ def tps(scenario: Scenario, *partitions: int) -> list[TP]:
 
 def test_a_worker_that_is_not_ready_shows_none_of_it(scenario: Scenario) -> None:
     registry = CollectorRegistry()
-    Runtime(scenario, "nowhere:9", "0", registry)
+    Runtime(scenario, Connection("nowhere:9"), "0", registry)
     shown = {name for name, _ in scrape(registry)}
     assert {re.sub(r"_(bucket|count|sum|created|total)$", "", name) for name in shown} == {
         "surgeline_tick_seconds",
@@ -330,7 +331,7 @@ async def test_ready_says_whether_the_worker_does_its_work(
 ) -> None:
     """Failure: a rollout that goes on over workers that stand. Required: not ready before the first
     checkpoint, nor once none comes any more, nor while events wait without a tick."""
-    runtime = Runtime(scenario, "nowhere:9", "0", CollectorRegistry())
+    runtime = Runtime(scenario, Connection("nowhere:9"), "0", CollectorRegistry())
     assert "starting" in (runtime.unready() or "")
     runtime._publisher = _Publisher()  # type: ignore[assignment]
     await runtime.start()

@@ -19,10 +19,12 @@ from prometheus_client import CollectorRegistry
 
 from state.errors import StateDiskError
 from state.store import Store
+from stream.connection import Connection
 from stream.decode import Record
 from stream.events import Impression, Watermark
 from stream.lane import NEVER
 from stream.metrics import WorkerMetrics
+from stream.resume import Place
 from stream.runtime import BrokenEngineError, Runtime
 from stream.scenario import Scenario, Times
 from stream.timeline import Source
@@ -66,10 +68,10 @@ class Publisher:
 @pytest.fixture
 async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
     monkeypatch.setenv("SURGELINE_HOME", str(tmp_path))
-    one = Runtime(SCENARIO, "127.0.0.1:1", "0", WorkerMetrics(CollectorRegistry()))
+    one = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", WorkerMetrics(CollectorRegistry()))
     one._publisher = Publisher()  # type: ignore[assignment]
     await one.start()
-    await one._call(one.engine.assign, Source(0, 0), None)
+    await one._call(one.engine.assign, Source(0, 0), Place())
     yield one
     await one.stop()
 
@@ -154,7 +156,7 @@ async def test_rows_are_complete_only_when_all_of_a_restart_are_out(
     await runtime.tick(None)
     await runtime._call(runtime.engine.checkpoint)
     runtime.engine.store.close()
-    again = Runtime(SCENARIO, "127.0.0.1:1", "0", WorkerMetrics(CollectorRegistry()))
+    again = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", WorkerMetrics(CollectorRegistry()))
     again._publisher = Publisher()  # type: ignore[assignment]
     await again.start()
     before = again.engine.published_until
