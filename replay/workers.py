@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
-from aiokafka.structs import TopicPartition
 
 from stream.connection import Connection
 
@@ -69,14 +68,14 @@ def running(reports: Reports) -> dict[str, WorkerReport]:
 
 async def _read(connection: Connection, topic: str, deadline: float) -> dict[str, WorkerReport]:
     consumer = AIOKafkaConsumer(
-        **connection.aiokafka(), client_id="surgeline-replay", enable_auto_commit=False
+        topic, **connection.aiokafka(), client_id="surgeline-replay", enable_auto_commit=False
     )
     try:
         await consumer.start()
-        partitions = [TopicPartition(topic, p) for p in await _partitions(consumer, topic)]
+        # Without a group all partitions are its own from the start; none where there is no such topic.
+        partitions = sorted(consumer.assignment())
         if not partitions:
             return {}
-        consumer.assign(partitions)
         begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
         for tp in partitions:
             consumer.seek(tp, max(begins[tp], ends[tp] - TAIL))
@@ -90,11 +89,6 @@ async def _read(connection: Connection, topic: str, deadline: float) -> dict[str
         return found
     finally:
         await consumer.stop()
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-    await consumer.topics()  # a consumer without a subscription knows no topic before it asks
-    return sorted(consumer.partitions_for_topic(topic) or ())
 
 
 def _take(found: dict[str, WorkerReport], key: bytes | None, value: bytes | None) -> None:
