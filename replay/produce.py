@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 from replay.errors import BrokerError
 from replay.records import Records
 from stream.connection import Connection
-from stream.quiet import answered, install
+from stream.quiet import answered, given_up, install
 from stream.refusal import BrokerRefused, check
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
@@ -161,6 +161,7 @@ class Sender:
         except TimeoutError:
             await self._producer._sender.close()
             await self._producer.client.close()
+        given_up()
 
     async def send(self, records: Records, partitions: np.ndarray) -> None:
         """Queue ``records``, whose partitions are ``partitions`` (int64 (n,)), grouped and in order."""

@@ -139,6 +139,14 @@ class Outage(logging.Filter):
             self._failing.clear()
         logger.warning("Kafka answers again after %s (%s)", _duration(lasted), _lines(held_back))
 
+    def given_up(self) -> None:
+        """Nobody waits for a broker any more: no line says that it does not answer."""
+        with self._lock:
+            if self._over is not None:
+                self._over.set()
+                self._over = None
+                self._failing.clear()
+
     def still(self) -> None:
         """The line of every minute."""
         with self._lock:
@@ -186,6 +194,11 @@ def install() -> Outage:
 def answered(who: str = "") -> None:
     """Tell this process's filter that a broker has answered."""
     _outage.answered(who)
+
+
+def given_up() -> None:
+    """Tell this process's filter that its client has stopped trying."""
+    _outage.given_up()
 
 
 def _says(record: logging.LogRecord, text: str, known: dict[str, tuple[str, ...]]) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 import surgeline.broker as brokers
 from replay.errors import BrokerError
+from stream.quiet import install
 from stream.scenario import Scenario
 from tests.integration.harness import TIMES, Playing, Process, Sale, Serving, Worker, until
 
@@ -45,6 +46,7 @@ def test_an_outage_is_a_few_lines(
             worker.reached(impressions=200)
             marks = [len(program.text()) for program in programs]
             caplog.clear()
+            process_filter = install()
             broker.stop()
             for program, mark in zip(programs, marks, strict=True):
                 until(lambda p=program, m=mark: "does not answer" in p.text()[m:], "the outage is said")
@@ -56,6 +58,7 @@ def test_an_outage_is_a_few_lines(
                 playing.report()
             said = [r for r in caplog.records if r.name.startswith(("aiokafka", "stream.quiet"))]
             assert [record.name for record in said] == ["stream.quiet"]
+            assert not process_filter.lasts, "a replay that has ended waits for nobody"
             if broker_kind == "embedded":
                 return  # it holds its data in memory: what comes back would be another broker
             broker.start()

@@ -33,7 +33,8 @@ from stream.keys import (
 )
 from stream.metrics import WorkerMetrics
 from stream.notices import Notices
-from stream.scenario import Topics
+from stream.pulse import Pulse
+from stream.scenario import Times, Topics
 from stream.transport import PartitionBatch
 
 TOPICS = Topics()
@@ -62,7 +63,9 @@ class Bench:
         self.now = 0.0
         self.registry = CollectorRegistry()
         self.notices = Notices()
-        self.check = KeyCheck(TOPICS, WorkerMetrics(self.registry), clock=lambda: self.now, at_least=at_least)
+        self.check = KeyCheck(
+            TOPICS, WorkerMetrics(Pulse(Times()), self.registry), clock=lambda: self.now, at_least=at_least
+        )
 
     def send(
         self,

@@ -28,6 +28,7 @@ from stream.connection import Connection
 from stream.engine import Engine
 from stream.metrics import RECENT_S, WorkerMetrics
 from stream.pulse import Pulse
+from stream.resume import Place
 from stream.runtime import Runtime
 from stream.scenario import Scenario, Times
 from tests.unit.test_deploy import EXPORTED, plain
@@ -136,6 +137,9 @@ def test_a_worker_that_is_not_ready_shows_none_of_it(scenario: Scenario) -> None
         "surgeline_tick_seconds",
         "surgeline_checkpoint_seconds",
         "surgeline_publish_failures",
+        # Of this process alone, and at 0 then.
+        "surgeline_checked_keys",
+        "surgeline_misplaced_keys",
     }
 
 
@@ -169,6 +173,9 @@ async def test_every_counter_goes_on_after_a_restart_and_never_falls(scenario: S
         "surgeline_duplicates_total",
         "surgeline_samples_total",
         "surgeline_skipped_total",
+        "surgeline_orphans_shed_total",
+        "surgeline_checked_keys_total",
+        "surgeline_misplaced_keys_total",
     }
     assert seen[-2]["surgeline_dead_letters_total", (scenario.topics.actions,)] == 35
     # One version and its rows a tick, shown from the next checkpoint on.
@@ -212,7 +219,7 @@ async def test_lag_is_shown_of_owned_partitions_alone(scenario: Scenario) -> Non
 
     async def assign(*owned: TP) -> None:
         epoch = runtime._epoch + 1
-        await runtime.resume(dict.fromkeys(owned), dict.fromkeys(owned, 0), epoch)
+        await runtime.resume(dict.fromkeys(owned, Place()), epoch)
 
     assert shown() == {}
     await assign(*mine)

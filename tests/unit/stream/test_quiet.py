@@ -180,6 +180,16 @@ def test_an_answer_for_one_topic_is_not_one_for_the_other(heard: Heard) -> None:
     assert len(heard.texts()) == 1
 
 
+def test_who_gives_up_says_no_more(heard: Heard) -> None:
+    """A replay that ends without its broker must not go on, in the same process, to say that none answers."""
+    heard.emit(LINES[0])
+    heard.outage.given_up()
+    heard.outage.still()
+    heard.outage.answered()
+    assert heard.texts() == [] and not heard.outage.lasts
+    assert len(heard.emit(LINES[0])) == 1
+
+
 def test_a_second_outage_is_said_again(heard: Heard) -> None:
     """And counts from nothing."""
     heard.emit(LINES[0])

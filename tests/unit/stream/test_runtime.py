@@ -23,7 +23,6 @@ from stream.connection import Connection
 from stream.decode import Record
 from stream.events import Impression, Watermark
 from stream.lane import NEVER
-from stream.metrics import WorkerMetrics
 from stream.resume import Place
 from stream.runtime import BrokenEngineError, Runtime
 from stream.scenario import Scenario, Times
@@ -68,7 +67,7 @@ class Publisher:
 @pytest.fixture
 async def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runtime]:
     monkeypatch.setenv("SURGELINE_HOME", str(tmp_path))
-    one = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", WorkerMetrics(CollectorRegistry()))
+    one = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", CollectorRegistry())
     one._publisher = Publisher()  # type: ignore[assignment]
     await one.start()
     await one._call(one.engine.assign, Source(0, 0), Place())
@@ -156,7 +155,7 @@ async def test_rows_are_complete_only_when_all_of_a_restart_are_out(
     await runtime.tick(None)
     await runtime._call(runtime.engine.checkpoint)
     runtime.engine.store.close()
-    again = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", WorkerMetrics(CollectorRegistry()))
+    again = Runtime(SCENARIO, Connection("127.0.0.1:1"), "0", CollectorRegistry())
     again._publisher = Publisher()  # type: ignore[assignment]
     await again.start()
     before = again.engine.published_until
