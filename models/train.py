@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from models.deep.chance import WORTHWHILE_AUC, auc_interval, clicks_to_tell
 from models.deep.manifest import Training
 from models.deep.samples import Samples
 
@@ -43,18 +44,42 @@ class TrainReport(msgspec.Struct, kw_only=True, frozen=True):
     def describe(self) -> str:
         """The report in words."""
         training = self.training
-        auc = (
-            "undefined (one class only)"
-            if training.validation_auc is None
-            else f"{training.validation_auc:.4f}"
-        )
-        return (
-            f"Trained on {training.rows:,} impressions with {training.clicks:,} clicks from {training.log}.\n"
-            f"Held out the newest {training.validation_rows:,}: AUC {auc}, "
-            f"log loss {training.validation_log_loss:.5f} after {training.epochs} epochs.\n"
-            f"Reads {', '.join(self.fields)}; {self.hidden_size} hidden units.\n"
-            f"Wrote {self.folder} (trunk {self.trunk_hash[:12]})."
-        )
+        clicks, rows = training.validation_clicks or 0, training.validation_rows
+        auc, bounds = "undefined (one class only)", None
+        if training.validation_auc is not None:
+            bounds = auc_interval(training.validation_auc, clicks, rows - clicks)
+            auc = f"{training.validation_auc:.4f} (95 %: {bounds[0]:.3f} to {bounds[1]:.3f})"
+        lines = [
+            f"Trained on {training.rows:,} impressions with {training.clicks:,} clicks from {training.log}.",
+            f"Held out the newest {rows:,}, {clicks:,} of them clicked: AUC {auc}, "
+            f"log loss {training.validation_log_loss:.5f} after {training.epochs} epochs.",
+        ]
+        if training.constant:
+            lines.append(
+                "Every impression gets the same score: nothing that the log says of them helped on what was "
+                "held out. Live learning then rests on real-time features alone."
+            )
+        if bounds is None or bounds[0] <= 0.5 <= bounds[1]:
+            lines.append(_cannot_tell(clicks))
+        lines += [
+            f"Reads {', '.join(self.fields)}; {self.hidden_size} hidden units.",
+            f"Wrote {self.folder} (trunk {self.trunk_hash[:12]}).",
+        ]
+        return "\n".join(lines)
+
+
+def _cannot_tell(clicks: int) -> str:
+    """What a reader should make of a figure that chance would give as well."""
+    needed = clicks_to_tell()
+    text = f"{clicks:,} held-out clicks cannot tell this trunk from one that knows nothing (AUC 0.5)"
+    if clicks >= needed:
+        return f"{text}: if it knows something, it is worth less than an AUC of {WORTHWHILE_AUC:g}."
+    # What is held out is a fixed share of the log.
+    size = f", a log with {needed / clicks:,.1f} times the clicks" if clicks else ""
+    return (
+        f"{text}: to tell an AUC of {WORTHWHILE_AUC:g} takes about {needed:,}{size}. "
+        "`surgeline simulate double11` makes one that has enough."
+    )
 
 
 def train_from_log(
@@ -94,6 +119,8 @@ def train_from_log(
         epochs=fitted.epochs,
         seed=seed,
         torch_version=str(torch.__version__),
+        validation_clicks=fitted.validation_clicks,
+        constant=fitted.constant,
     )
     try:
         manifest = export(fitted, out, training)

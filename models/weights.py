@@ -63,7 +63,11 @@ class Watermarks(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Weights(msgspec.Struct, kw_only=True):
-    """One version of one source's heads. ``parent`` is the version that it was learned from."""
+    """One version of one source's heads. ``parent`` is the version before it, of whatever trunk.
+
+    ``late`` events came behind what the worker had done, ``older_logs`` times its whole input went back in
+    time, and ``duplicates`` were dropped; all three count since the worker's state began.
+    """
 
     schema_version: int = SCHEMA_VERSION
     source: str
@@ -77,6 +81,9 @@ class Weights(msgspec.Struct, kw_only=True):
     created_at: int
     samples: int
     metrics: dict[str, LearnerMetrics]
+    late: int = 0
+    older_logs: int = 0
+    duplicates: int = 0
 
     @property
     def key(self) -> bytes:

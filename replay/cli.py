@@ -19,6 +19,8 @@ from stream.scenario import load_scenario
 COUNT_FIRST_BYTES = 200_000_000
 #: Exit status after Ctrl-C, as shells have it (128 + SIGINT).
 INTERRUPTED = 130
+#: How long a replay that is over looks at the workers where it was not told to wait for them.
+LOOK_S = 3.0
 
 _mapping = click.option(
     "--mapping",
@@ -47,6 +49,12 @@ _limit = click.option("--limit", type=click.IntRange(min=1), help="Only the firs
 )
 @click.option("--bootstrap", help="host:port.  [default: KAFKA_BOOTSTRAP or 127.0.0.1:9092]")
 @_mapping
+@click.option(
+    "--new-ids/--same-ids",
+    default=None,
+    help="Impression ids of this replay's own.  [default: new with --time now]",
+)
+@click.option("--wait", is_flag=True, help="End when the workers have learned all of it.")
 @click.option("--watermark/--no-watermark", default=True, help="End every partition with a watermark.")
 @click.option("--fault", "faults", multiple=True, metavar="NAME=...", help="Add a fault; may be repeated.")
 @click.option("--fault-seed", type=click.IntRange(min=0), default=0, show_default=True)
@@ -61,6 +69,8 @@ def replay(
     scenario: Path | None,
     bootstrap: str | None,
     mapping: Path | None,
+    new_ids: bool | None,
+    wait: bool,
     watermark: bool,
     faults: tuple[str, ...],
     fault_seed: int,
@@ -68,6 +78,8 @@ def replay(
     worker_pid: int | None,
 ) -> None:
     """Send LOG (a known name, or a file) to Kafka at its own pace or faster.
+
+    A log that is older than what the workers have done is learned, too; that is said before it starts.
 
     \b
     Faults, each seeded and counted (durations: 500ms, 30s, 5m, 1h):
@@ -84,6 +96,7 @@ def replay(
     from replay.display import Display
     from replay.fault_options import OF_PROCESSES, parse_fault
     from replay.faulty import FaultyLog, describe
+    from replay.outcome import Watch, in_words
     from replay.player import play
     from replay.process_faults import ProcessFaults
 
@@ -94,10 +107,11 @@ def replay(
     processes = ProcessFaults(of_processes, fault_seed, broker_pid=broker_pid, worker_pid=worker_pid)
     faulty = FaultyLog(opened, of_log, fault_seed, limit) if of_log else None
     total = opened.info() if _is_small(opened) else None
+    settings = load_scenario(scenario)
     with Display(opened.name, total, limit) as display:
         report = play(
             faulty or opened,
-            load_scenario(scenario),
+            settings,
             bootstrap,
             speed,
             rate=rate,
@@ -106,6 +120,8 @@ def replay(
             watermark=watermark,
             on_progress=display.update,
             processes=processes,
+            new_ids=time == "now" if new_ids is None else new_ids,
+            watch=Watch(display.say, None if wait else LOOK_S),
         )
     by_action = ", ".join(f"{name} {count:,}" for name, count in sorted(report.by_action.items()))
     click.echo(
@@ -123,8 +139,13 @@ def replay(
     for line in processes.lines():
         click.echo(line)
     _say_refused(opened)
-    if report.interrupted:
+    outcome = report.outcome
+    for line in in_words(outcome, settings.name, settings.times) if outcome else ():
+        click.echo(line)
+    if report.interrupted or (outcome and outcome.stopped):
         sys.exit(INTERRUPTED)
+    if wait and not (outcome and outcome.versions):
+        sys.exit(1)
 
 
 @click.command()

@@ -40,6 +40,10 @@ class Display:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, line: str) -> None:
+        """One line that stays, above the bar."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def update(self, progress: Progress) -> None:
         """Show where the replay stands; cheap enough for every batch."""
         if self._bar is not None:

@@ -10,9 +10,9 @@ import asyncio
 import signal
 import time as clock
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol, runtime_checkable
 
@@ -23,10 +23,12 @@ import polars as pl
 from replay.columns import ACTION
 from replay.lag import LagProbe
 from replay.log import CHUNK_ROWS, RecordedLog
+from replay.outcome import Outcome, Watch, follow, older_than_done
 from replay.pacing import Lateness, Pace, Shift, TimeMode, slices
 from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
+from replay.workers import Reports, newest
 from stream.connection import Connection, connection
 from stream.events import Watermark
 from stream.scenario import Scenario
@@ -37,6 +39,8 @@ DELIVERED = "delivered_ms"
 PACED_ROWS = 8_192
 #: How long after the log is open the first event of a paced replay is due.
 HEAD_START_S = 0.5
+#: The longest id that an event may have, in characters.
+MAX_ID = 256
 
 
 @runtime_checkable
@@ -75,6 +79,8 @@ class PlayReport:
     lateness_max_s: float = 0.0
     lateness_p99_s: float = 0.0
     interrupted: bool = False
+    #: What became of it in the workers; None where that was not asked for or is not known.
+    outcome: Outcome | None = None
 
     @property
     def events(self) -> int:
@@ -111,6 +117,8 @@ def play(
     rows: int = CHUNK_ROWS,
     on_progress: Callable[[Progress], None] | None = None,
     processes: ProcessFaults | None = None,
+    new_ids: bool = False,
+    watch: Watch | None = None,
 ) -> PlayReport:
     """Send ``log`` to the scenario's topics, which are made where they are missing.
 
@@ -118,10 +126,15 @@ def play(
     them to ``now``; ``limit``: only the first events. At the end every partition of both topics gets a
     watermark behind the last label window, unless ``watermark`` is false. Ctrl-C stops after the batch
     that is being sent and returns what was sent (``interrupted``); a second Ctrl-C raises. ``processes``:
-    a broker to be paused, workers to be killed on the way.
+    a broker to be paused, workers to be killed on the way. ``new_ids``: impression ids of this replay's own,
+    so that the workers do not take them for those of the replay before. ``watch``: look at the workers before
+    and after.
     """
     pace = Pace.parse(speed, rate)
     player = Player(log, scenario, bootstrap, pace, time, rows=rows, limit=limit, processes=processes)
+    player.watch = watch
+    if new_ids:
+        player.id_suffix = f"~{round(clock.time() * 1000):x}"
     return asyncio.run(player.run(watermark=watermark, on_progress=on_progress))
 
 
@@ -150,6 +163,11 @@ class Player:
         self._rows = rows if limit is None else min(rows, limit)
         self._limit = limit
         self._processes = processes or ProcessFaults()
+        self.watch: Watch | None = None
+        #: What is added to each impression id.
+        self.id_suffix = ""
+        self._before: Reports = {}
+        self._progress: Progress | None = None
         self._lateness = Lateness()
         self._last_sent_ms = 0
         self._stop = asyncio.Event()
@@ -172,16 +190,34 @@ class Player:
             ):
                 # Within the sender: closing that waits for the broker, which must not be paused then.
                 with self._processes:
+                    if self.watch is not None:
+                        self._before = await self._reports()
                     await self._play(sender, lag, on_progress)
                     if watermark and not self._stop.is_set() and self._last_sent_ms:
                         await self._send_watermark(sender)
                     await sender.flush()
                     await asyncio.to_thread(self._processes.finish)
                 self.report.sent_bytes = sender.sent_bytes
-        self.report.interrupted = self._stop.is_set()
+                self.report.interrupted = self._stop.is_set()
+                if self.watch is not None and self._last_sent_ms and not self.report.interrupted:
+                    self.report.outcome = await self._follow(lag, self.watch, on_progress)
         self.report.lateness_max_s = self._lateness.worst_s
         self.report.lateness_p99_s = self._lateness.quantile(0.99)
         return self.report
+
+    def _reports(self) -> Awaitable[Reports]:
+        return newest(self.connection, self.scenario.topics.weights)
+
+    async def _follow(
+        self, lag: LagProbe, watch: Watch, on_progress: Callable[[Progress], None] | None
+    ) -> Outcome | None:
+        def show(behind: int | None) -> None:
+            if on_progress is not None and self._progress is not None:
+                on_progress(replace(self._progress, lag=behind))
+
+        return await follow(
+            lag, self._reports, self._before, self._last_sent_ms, watch.patience_s, self._stop, show
+        )
 
     async def _play(
         self, sender: Sender, lag: LagProbe, on_progress: Callable[[Progress], None] | None
@@ -191,6 +227,10 @@ class Player:
         opening = await asyncio.to_thread(next, chunks, None)
         if opening is None:
             return
+        if self.watch is not None and self.shift.mode == "keep":
+            first_ms = int(opening["event_time"].to_numpy().min())
+            if line := older_than_done(first_ms, self._before, self.scenario.times):
+                self.watch.say(line)
         # The first chunk is rendered before the first event is due.
         ahead_s = 0.0 if self.pace.immediate else HEAD_START_S
         begin = clock.monotonic() + ahead_s
@@ -205,16 +245,15 @@ class Player:
             self._processes.reached(portion.first_ms, self.report.events)
             await sender.send(portion.records, portion.partitions)
             self._count(portion)
+            self._progress = Progress(
+                events=self.report.events,
+                seconds=clock.monotonic() - begin,
+                event_ms=portion.event_ms,
+                lateness_s=self._lateness.worst_s,
+                lag=lag.value,
+            )
             if on_progress is not None:
-                on_progress(
-                    Progress(
-                        events=self.report.events,
-                        seconds=clock.monotonic() - begin,
-                        event_ms=portion.event_ms,
-                        lateness_s=self._lateness.worst_s,
-                        lag=lag.value,
-                    )
-                )
+                on_progress(self._progress)
         await sender.flush()
         # Stopped before the first event was due, nothing has lasted.
         self.report.seconds = max(0.0, clock.monotonic() - begin)
@@ -253,6 +292,9 @@ class Player:
         sent = self._sent_times(own, times, due)
         if sent is not own:
             frame = frame.with_columns(pl.Series("event_time", sent))
+        if self.id_suffix:
+            kept = pl.col("impression_id").str.tail(MAX_ID - len(self.id_suffix))
+            frame = frame.with_columns(kept + self.id_suffix)
         records = to_records(frame)
         if isinstance(self.log, DamagedLog):
             records = self.log.damage(records, own)

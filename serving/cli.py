@@ -13,6 +13,7 @@ from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
 from stream.connection import connection
+from stream.patience import wait_for_port
 from stream.quiet import install as quieten
 from stream.refusal import BrokerRefused, check
 from stream.scenario import ScenarioError, home, load_scenario
@@ -62,8 +63,19 @@ def serve(
         # Made on the loop that runs it: the follower's events belong to that loop.
         return create_app(scorer, Follower(scorer, kafka, topics.weights, topics.features))
 
+    try:
+        wait_for_port(host, port, log.warning)
+    except OSError as error:
+        raise _cannot_listen(host, port, error) from error
     log.info("scoring with trunk %s (d = %d) on http://%s:%d", loaded.hash, loaded.hidden_size, host, port)
     try:
         web.run_app(app(), host=host, port=port, access_log=None, print=None, shutdown_timeout=10.0)
     except OSError as error:
-        raise click.ClickException(f"cannot listen on {host}:{port}: {error.strerror}") from error
+        raise _cannot_listen(host, port, error) from error
+
+
+def _cannot_listen(host: str, port: int, error: OSError) -> click.ClickException:
+    reason = str(error.strerror or error).partition(" (")[0]
+    return click.ClickException(
+        f"cannot listen on {host}:{port} ({reason}); choose another with --port or --host"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
 from aiokafka import ConsumerRecord
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 #: Rows that are decoded in one go: about a millisecond, what a request may have to wait for.
 CHUNK = 250
+#: Seconds before a refusal of the same reason is said again: a worker on another trunk publishes each second.
+AGAIN_S = 60.0
 
 
 class Follower:
@@ -32,6 +35,7 @@ class Follower:
         settings: FeedSettings = DEFAULTS,
     ) -> None:
         self.scorer = scorer
+        self._said: dict[str, float] = {}
         self.weights = Feed(weights_topic, connection, self._take_weights, settings)
         self.features = Feed(features_topic, connection, self._take_features, settings)
 
@@ -58,7 +62,7 @@ class Follower:
 
     async def _take_weights(self, records: Sequence[ConsumerRecord]) -> None:
         # Decoding and merging takes milliseconds a message; requests go on meanwhile.
-        await asyncio.to_thread(take_weights, self.scorer, [(r.key, r.value) for r in records])
+        await asyncio.to_thread(take_weights, self.scorer, [(r.key, r.value) for r in records], self._said)
 
     async def _take_features(self, records: Sequence[ConsumerRecord]) -> None:
         for start in range(0, len(records), CHUNK):
@@ -66,8 +70,16 @@ class Follower:
             await asyncio.sleep(0)
 
 
-def take_weights(scorer: Scorer, messages: Sequence[tuple[bytes | None, bytes | None]]) -> None:
-    """Offer (key, value) messages in topic order; an empty value retires its key's source."""
+def take_weights(
+    scorer: Scorer,
+    messages: Sequence[tuple[bytes | None, bytes | None]],
+    said: dict[str, float] | None = None,
+) -> None:
+    """Offer (key, value) messages in topic order; an empty value retires its key's source.
+
+    ``said``: when a refusal was said last (monotonic seconds), by its reason; all of them are counted.
+    """
+    said = {} if said is None else said
     for key, value in messages:
         if not value:
             source = (key or b"").decode(errors="replace").partition("/")[2]
@@ -77,9 +89,16 @@ def take_weights(scorer: Scorer, messages: Sequence[tuple[bytes | None, bytes | 
         weights = read(value, key)
         result = scorer.refuse(weights) if isinstance(weights, Refused) else scorer.offer(weights)
         if isinstance(result, Refused):
-            # Stale ones are ordinary while a topic that is not compacted yet is read again.
-            level = logging.DEBUG if result.reason == "stale" else logging.WARNING
-            log.log(level, "refused weights (%s): %s", result.reason, result.detail)
+            _say(result, scorer.refused[result.reason], said)
+
+
+def _say(refused: Refused, count: int, said: dict[str, float]) -> None:
+    # Stale ones are ordinary while a topic that is not compacted yet is read again.
+    level = logging.DEBUG if refused.reason == "stale" else logging.WARNING
+    now = time.monotonic()
+    if now - said.get(refused.reason, float("-inf")) >= AGAIN_S:
+        said[refused.reason] = now
+        log.log(level, "refused weights (%s, %d so far): %s", refused.reason, count, refused.detail)
 
 
 def take_features(view: FeatureView, records: Sequence[ConsumerRecord]) -> None:

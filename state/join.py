@@ -259,10 +259,7 @@ class Join:
         segments = [live.columns for live in due if live.columns is not None]
         masks = np.concatenate([live.masks for live in due])
         for live in due:
-            live.open = False
-            live.features = live.predictions = None
-            if live.written:
-                self._deletes.append(PAYLOAD + number(live.base))
+            self._shut(live)
         labels = (masks & CLICK).astype(np.float64)
         self.counts.samples += len(labels)
         self.counts.positives += int(labels.sum())
@@ -285,6 +282,18 @@ class Join:
         self._spilled.clear()
         self.counts.orphans_expired += self._orphans.clear()
         self.counts.orphans_waiting = 0
+
+    def drop_open(self) -> int:
+        """Close everything that is open without making samples of it; returns how many impressions.
+
+        For a new trunk: what the experts saw and said came from another one. Impressions stay remembered.
+        """
+        dropped = 0
+        while self._to_close:
+            live = self._to_close.popleft()
+            self._shut(live)
+            dropped += len(live.masks)
+        return dropped
 
     def write(self, batch: Batch) -> None:
         """Add everything that changed since the last ``write`` to ``batch``, which is to be committed.
@@ -351,6 +360,12 @@ class Join:
     def _first_base(self) -> int:
         """Number of the first row that is remembered; rows are numbered without gaps."""
         return self._bases[0] if self._bases else self._next_base
+
+    def _shut(self, live: Remembered) -> None:
+        live.open = False
+        live.features = live.predictions = None
+        if live.written:
+            self._deletes.append(PAYLOAD + number(live.base))
 
     def _note_masks(self, live: Remembered) -> None:
         if not live.masks_changed:

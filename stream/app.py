@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from typing import Any, NoReturn
 
 import click
@@ -25,6 +24,7 @@ from state.errors import StateError
 from stream.assignor import EvenAssignor
 from stream.connection import Connection, connection
 from stream.live import add_pages, let_pages_speak_json
+from stream.patience import wait_for_port
 from stream.quiet import install as quieten
 from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
@@ -76,10 +76,12 @@ def _exit(line: str) -> NoReturn:
 
 
 def check_web_port(bind: str, port: int) -> None:
-    """Raise ``WebPortError`` where nobody can listen on ``bind``: before the state is touched."""
-    family = socket.AF_INET6 if ":" in bind else socket.AF_INET
+    """Raise ``WebPortError`` where nobody can listen on ``bind``, before the state is touched.
+
+    A port that the worker before still closes is waited for.
+    """
     try:
-        socket.create_server((bind, port), family=family).close()
+        wait_for_port(bind, port)
     except OSError as error:
         reason = str(error.strerror or error).partition(" (")[0]
         raise WebPortError(
@@ -116,7 +118,7 @@ class SurgelineApp(faust.App):
         """Prepare topics and state before anything is consumed."""
         try:
             if self.conf.web_enabled and self.conf.web_transport.scheme == "tcp":
-                check_web_port(self.conf.web_bind, self.conf.web_port)
+                await asyncio.to_thread(check_web_port, self.conf.web_bind, self.conf.web_port)
             let_pages_speak_json(self, self.offsets)
             await asyncio.to_thread(ensure_topics, self.kafka, self.scenario, BROKER_WAIT_S)
             await self.offsets.start()

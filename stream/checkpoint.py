@@ -32,6 +32,7 @@ class Totals(msgspec.Struct):
     for their time. ``older_logs``: how often the whole input went back in time. ``rewound`` records were
     read again because the state was older than its own commit; ``lost`` ones were gone from the topic
     before they were read; ``done_twice`` were done here and, after a move, by another worker.
+    ``unlearned`` impressions were closed without learning, when a new trunk took over.
     """
 
     impressions_read: int = 0
@@ -43,6 +44,7 @@ class Totals(msgspec.Struct):
     rewound: int = 0
     lost: int = 0
     done_twice: int = 0
+    unlearned: int = 0
     ticks: int = 0
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     sent: Sent = msgspec.field(default_factory=Sent)
@@ -84,10 +86,11 @@ def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:
     batch.put(_LEARNERS, learners)
 
 
-def read_progress(store: Store, tick_ms: int, trunk_hash: str) -> tuple[Progress, bytes] | None:
+def read_progress(store: Store, tick_ms: int) -> tuple[Progress, bytes] | None:
     """Progress and learners' state of the last checkpoint; None in a new store.
 
-    Raises ``StateFormatError`` where the state is damaged, or of another tick length or trunk.
+    Raises ``StateFormatError`` where the state is damaged, or of another tick length. What a state of another
+    trunk is good for, ``stream.new_trunk`` knows.
     """
     data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
     if data is None:
@@ -102,10 +105,5 @@ def read_progress(store: Store, tick_ms: int, trunk_hash: str) -> tuple[Progress
         raise StateFormatError(
             f"state in {store.path} was written with times.tick_s = {progress.tick_ms / 1000:g}, the "
             f"scenario has {tick_ms / 1000:g}; restore that value or use a new state folder"
-        )
-    if progress.trunk_hash != trunk_hash:
-        raise StateFormatError(
-            f"state in {store.path} was learned on trunk {progress.trunk_hash[:12]}, the scenario has "
-            f"trunk {trunk_hash[:12]}; restore that trunk or use a new state folder"
         )
     return progress, learners

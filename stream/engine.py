@@ -16,10 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.deep.trunk import Trunk
-from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from models.weights import FeatureScheme, Watermarks, Weights
-from state.errors import StateFormatError, start_anew
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
@@ -31,6 +29,7 @@ from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
 from stream.events import ACTIONS, Action, Impression
 from stream.lane import NEVER
+from stream.new_trunk import take_up_learners
 from stream.notices import Notices
 from stream.resume import Known, Place, resumption
 from stream.scenario import Scenario
@@ -433,6 +432,9 @@ class Engine:
             created_at=created_at_ms,
             samples=self.panel.samples,
             metrics=self.panel.metrics(),
+            late=self.totals.late,
+            older_logs=self.totals.older_logs,
+            duplicates=self.join.counts.duplicate_impressions + self.join.counts.duplicate_actions,
         )
 
     def checkpoint(self) -> dict[Source, int]:
@@ -484,7 +486,7 @@ class Engine:
         return self.panel.digest()
 
     def _restore(self) -> None:
-        found = read_progress(self.store, self.tick_ms, self.trunk.hash)
+        found = read_progress(self.store, self.tick_ms)
         # A folder that was begun and knows nothing has lost its write-ahead log, or was killed at once.
         self._state_gone = not begin(self.store) and found is None
         if found is None:
@@ -494,15 +496,10 @@ class Engine:
         self.published_until = progress.published_until
         # What the last checkpoint changed may not have been published before the process ended.
         self.features.republish_since(progress.published_until)
-        self._last_learned_tick = progress.last_learned_tick
         self.version, self.totals = progress.version, progress.totals
         self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)
-        try:
-            self.panel.load_state(learners)
-        except LearnerStateError as error:
-            raise StateFormatError(
-                f"state in {self.store.path} is damaged, or of other learners or features than the "
-                f"scenario's: {error}. Restore these, or: {start_anew(self.store.path)}"
-            ) from error
+        self._last_learned_tick = take_up_learners(
+            self.panel, self.join, self.store, progress, learners, self.trunk.hash, self.notices
+        )
         self.timeline.restore(self.done_until, progress.high)

@@ -140,6 +140,7 @@ class History:
             "orphans_expired": join.orphans_expired,
             "orphans_waiting": join.orphans_waiting,
             "late": engine.totals.late,
+            "unlearned": engine.totals.unlearned,
             "ahead": engine.totals.ahead,
             "ticks": engine.totals.ticks,
             "older_logs": engine.totals.older_logs,

@@ -202,6 +202,11 @@ def _counters(engine: Engine) -> Iterator[Metric]:
         "Records done here and, after a move, by another worker",
         totals.done_twice,
     )
+    yield counter(
+        "surgeline_unlearned_total",
+        "Impressions closed without learning, when a new trunk took over",
+        totals.unlearned,
+    )
     yield counter("surgeline_ticks_total", "Event-time ticks that had events", totals.ticks)
     yield counter(
         "surgeline_samples_total",

@@ -23,6 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from models.deep.locate import resolve_trunk
 from models.weights import Weights, WeightsError
+from state.errors import StateLockedError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
 from stream.connection import Connection
@@ -31,6 +32,7 @@ from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
 from stream.history import History
 from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
+from stream.patience import patiently
 from stream.publish import Publisher
 from stream.pulse import Pulse
 from stream.refusal import BrokerRefused
@@ -129,7 +131,10 @@ class Runtime:
         # BLAS results depend on the number of threads; a state must not depend on the machine's cores.
         threadpool_limits(1, "blas")
         trunk = resolve_trunk(self.scenario.trunk, home())
-        self._engine = Engine(self.scenario, Store(self.state_folder, synced=True), trunk, self.worker_id)
+        store = patiently(
+            lambda: Store(self.state_folder, synced=True), StateLockedError, str(self.state_folder)
+        )
+        self._engine = Engine(self.scenario, store, trunk, self.worker_id)
         # Before anything is read: the first figures that anybody sees are those that were restored.
         self.metrics.follow(self._engine)
         return self._engine

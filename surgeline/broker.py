@@ -6,6 +6,7 @@ broker never expires a dead group member, so failover is rehearsed on Apache Kaf
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import random
@@ -24,11 +25,16 @@ from typing import Literal
 
 import click
 
+from stream.patience import wait_for_port
 from stream.scenario import home
 from surgeline.launch import Child
 
 Kind = Literal["embedded", "kafka"]
 HOST = "127.0.0.1"
+#: In its folder: all that the embedded broker has, written whole about once a second while records come.
+EMBEDDED_DATA = "kafka.json"
+#: From here on that writing takes a good part of a core.
+LARGE_BYTES = 50_000_000
 #: A start takes 0.1 s and 6 s on an idle machine; a busy one must not look like a broken broker.
 PATIENCE_S: dict[Kind, float] = {"embedded": 60.0, "kafka": 180.0}
 
@@ -288,6 +294,18 @@ class Broker:
         )
 
 
+def keep_or_forget(data: Path, fresh: bool) -> None:
+    """Delete what the embedded broker kept from before, or say where it is so much that it slows it down."""
+    if fresh:
+        data.unlink(missing_ok=True)
+    elif data.exists() and (size := data.stat().st_size) > LARGE_BYTES:
+        click.echo(
+            f"{data} keeps {size / 1e6:,.0f} MB from before, which the embedded broker writes again and "
+            "again while it runs; `surgeline broker --fresh` begins empty",
+            err=True,
+        )
+
+
 @click.command(help="Run a broker on this machine until Ctrl-C.")
 @click.option("--kind", type=click.Choice(["embedded", "kafka"]), default="embedded", show_default=True)
 @click.option("--port", type=click.IntRange(1, 65_534), default=9092, show_default=True)
@@ -297,14 +315,23 @@ class Broker:
     default=None,
     help="Where it keeps its data.  [default: broker/KIND under SURGELINE_HOME]",
 )
-def command(kind: Kind, port: int, data_dir: Path | None) -> None:
+@click.option("--fresh", is_flag=True, help="Begin empty: forget what the embedded broker kept from before.")
+def command(kind: Kind, port: int, data_dir: Path | None, fresh: bool) -> None:
     """Print the bootstrap address, then stay until SIGINT or SIGTERM."""
+    if fresh and kind != "embedded":
+        raise click.UsageError("--fresh is of the embedded broker; delete Apache Kafka's folder yourself")
     stopping = threading.Event()
 
     def end(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    with Broker(kind, port, data_dir) as broker:
+    # What stays taken is refused by the broker's own start, in its words.
+    with contextlib.suppress(OSError):
+        wait_for_port(HOST, port, lambda line: click.echo(line, err=True))
+    made = Broker(kind, port, data_dir)
+    if kind == "embedded":
+        keep_or_forget(made.data_dir / EMBEDDED_DATA, fresh)
+    with made as broker:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, end)
         click.echo(broker.bootstrap)

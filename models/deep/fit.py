@@ -30,6 +30,8 @@ EMBEDDING_SIZE = 8
 LAYER_SIZE = 64
 #: A hidden unit's standard deviation over its root mean square; below, it counts as constant.
 LEAST_SPREAD = 0.05
+#: Log odds that differ by less over all rows are one score with rounding.
+SAME_SCORE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ class Fitted:
     validation_rows: int
     validation_auc: float | None
     validation_log_loss: float
+    validation_clicks: int
+    #: Every row gets the same score: nothing that was read told clicks from no clicks.
+    constant: bool
 
 
 def fit(samples: Samples, options: Options) -> Fitted:
@@ -135,7 +140,17 @@ def _fit(samples: Samples, options: Options) -> Fitted:
     _standardise(network, index, price)
     with torch.no_grad():
         scores = network(valid_index, valid_price).numpy()
-    return Fitted(network, encoder, epochs, len(valid), auc(scores, valid.clicked), best_loss)
+        constant = float(np.ptp(np.concatenate([scores, network(index, price).numpy()]))) < SAME_SCORE
+    return Fitted(
+        network,
+        encoder,
+        epochs,
+        len(valid),
+        auc(scores, valid.clicked),
+        best_loss,
+        int(valid.clicked.sum()),
+        constant,
+    )
 
 
 def export(fitted: Fitted, folder: str | PathLike[str], training: Training) -> Manifest:

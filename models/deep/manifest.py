@@ -40,6 +40,9 @@ class Training(msgspec.Struct, kw_only=True, frozen=True):
     epochs: int
     seed: int
     torch_version: str
+    #: Not known of trunks that were trained before these were written.
+    validation_clicks: int | None = None
+    constant: bool | None = None
 
 
 class Manifest(msgspec.Struct, kw_only=True, frozen=True):

@@ -186,6 +186,12 @@ class Process:
             os.kill(self.child.pid, signal.SIGTERM)
         return self.child.wait(PATIENCE_S)
 
+    def interrupt(self) -> int:
+        """Ctrl-C, and its exit status; a process that does not end by it fails the test."""
+        if self.child.poll() is None:
+            os.kill(self.child.pid, signal.SIGINT)
+        return self.child.wait(PATIENCE_S)
+
     def end(self) -> None:
         """Whatever its state, for clean-up."""
         self.child.stop()

@@ -28,6 +28,7 @@ SMALL = (
     "stream.connection",
     "stream.events",
     "stream.http_errors",
+    "stream.patience",
     "stream.quiet",
     "stream.refusal",
     "stream.scenario",

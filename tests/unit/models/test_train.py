@@ -144,3 +144,40 @@ def test_a_context_field_that_an_impression_leaves_out_is_empty(tmp_path: Path) 
     rows = [impression(k, T + k, context={"device": "phone", "city": "x" if k else None}) for k in range(4)]
     samples = read_samples(write(tmp_path, [*rows, action(1, T + 9)]))
     assert samples.columns["context"][0] == {"device": "phone", "city": ""}
+
+
+def described(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
+    return train_from_log(write(tmp_path, rows), tmp_path / "trunk", hidden=4, epochs=3).describe()
+
+
+def test_an_auc_that_chance_would_give_is_said_to_be_one(tmp_path: Path) -> None:
+    """Failure: "AUC 0.5000" or "AUC 0.71" of three held-out clicks stands there as if it were a finding.
+
+    Required: how many clicks were held out, the interval, that it cannot be told from chance, what would.
+    """
+    rng = np.random.default_rng(3)
+    rows = [impression(k, T + 1000 * k) for k in range(600)]
+    rows += [action(int(k), T + 1000 * int(k) + 500) for k in rng.choice(600, 20, replace=False)]
+    said = described(tmp_path, rows)
+    clicks = int(said.split("held out the newest 90, ".capitalize())[1].split(" ")[0])
+    assert 0 < clicks < 20
+    assert "(95 %: " in said
+    assert f"{clicks} held-out clicks cannot tell this trunk from one that knows nothing" in said
+    assert f"about 262, a log with {262 / clicks:,.1f} times the clicks" in said
+    assert "surgeline simulate" in said
+
+
+def test_one_score_for_all_is_said(tmp_path: Path) -> None:
+    """Clicks that depend on nothing: training ends with the constant that it began with."""
+    rows = [impression(k, T + 1000 * k, user_id="u", item_id="x", context=None) for k in range(600)]
+    rows = [row | {"position": 0} for row in rows]
+    rows += [action(k, T + 1000 * k + 500) for k in range(0, 600, 7)]
+    assert "Every impression gets the same score" in described(tmp_path, rows)
+
+
+def test_an_auc_that_says_something_stands_alone(tmp_path: Path) -> None:
+    rows = [impression(k, T + 1000 * k, item_id=f"x{k % 4}", user_id="u") for k in range(3000)]
+    rows += [action(k, T + 1000 * k + 500) for k in range(3000) if k % 4 == 0 and k % 12]
+    said = described(tmp_path, rows)
+    assert "cannot tell" not in said and "same score" not in said
+    assert "(95 %: " in said

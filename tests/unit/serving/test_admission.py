@@ -188,3 +188,22 @@ def test_whatever_stands_in_the_topic_what_comes_after_it_serves(
     take_weights(scorer, [(good.key, data), (b"\xff", data), (good.key, encode_weights(good))])
     assert scorer.snapshot.version == 2
     assert scorer.refused == {"undecodable": 2}
+
+
+def test_a_worker_on_another_trunk_does_not_fill_the_log(
+    scorer: Scorer, make_weights: MakeWeights, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Failure: one line for each of the thousand versions in the topic, and one a second after that.
+
+    Required: each reason is said once a minute with its count; all refusals are counted.
+    """
+    messages = [(w.key, encode_weights(changed(trunk_hash="other")(w))) for w in (make_weights(),) * 50]
+    said: dict[str, float] = {}
+    take_weights(scorer, messages, said)
+    take_weights(scorer, messages, said)
+    take_weights(scorer, [(b"ctr/w0", b"garbage")], said)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    assert "trunk_hash, 1 so far" in lines[0] and "'other'" in lines[0]
+    assert "undecodable" in lines[1]
+    assert scorer.refused["trunk_hash"] == 100

@@ -53,11 +53,12 @@ class Rig:
         self.folder = folder
         self.next: dict[Source, int] = {}
         self.inputs: list[dict[str, float]] = []
+        self.trunk = Trunk.empty()
         self.start()
 
     def start(self) -> None:
         self.store = Store(self.folder)
-        self.engine = Engine(self.scenario, self.store, Trunk.empty(), clock=self.clock)
+        self.engine = Engine(self.scenario, self.store, self.trunk, clock=self.clock)
         self._predict = self.engine.panel.predict
         self.engine.panel.predict = self._watch  # type: ignore[method-assign]
 

@@ -297,9 +297,9 @@ def test_versions_increase_by_one_and_go_on_after_a_kill(rig: MakeRig, shown: An
 # -- state that does not fit
 
 
-def reopen(folder: Path, trunk: Trunk | None = None, **sections: Any) -> None:
+def reopen(folder: Path, **sections: Any) -> None:
     with Store(folder) as store:
-        Engine(msgspec.convert(sections, Scenario), store, trunk or Trunk.empty())
+        Engine(msgspec.convert(sections, Scenario), store, Trunk.empty())
 
 
 @pytest.fixture
@@ -326,15 +326,6 @@ def test_state_of_other_half_lives_is_refused_with_both(written: Path) -> None:
         StateFormatError, match=r"half_lives_s = \[60,600,3600\].*has \[60\]; .*new state folder"
     ):
         reopen(written, learners={"river": []}, features={"half_lives_s": [60.0]})
-
-
-def test_state_of_another_trunk_is_refused_with_both(written: Path) -> None:
-    other = Trunk.empty()
-    other.hash = "0123456789abcdef"
-    with pytest.raises(
-        StateFormatError, match=r"trunk none, the scenario has trunk 0123456789ab; .*new state"
-    ):
-        reopen(written, other, learners={"river": []})
 
 
 def test_state_of_other_learners_is_refused_with_their_names(written: Path) -> None:
