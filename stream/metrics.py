@@ -3,7 +3,7 @@
 Counters follow the engine's totals as of its last checkpoint. They survive restarts with it: they show their
 restored value from the first scrape on that has them at all, and never one that a crash could take back, so
 that ``rate()`` sees neither the whole history at once nor a reset. Until the engine is there nothing of it
-is shown. ``surgeline_publish_failures_total`` and the histograms are of this process and begin at 0 with it.
+is shown. The histograms, and counters whose text says "since the process began", begin at 0 with it.
 
 Gauges are what is known now. One that nothing is known of any more, such as the lag of a partition that went
 to another worker, is not shown.
@@ -46,7 +46,7 @@ class WorkerMetrics(Collector):
         )
         self.misplaced_keys = Counter(
             "surgeline_misplaced_keys_total",
-            "Of these, in another one than murmur2's",
+            "Of these, in another one than murmur2's, since the process began",
             ["topic", "reason"],
             registry=registry,
         )
