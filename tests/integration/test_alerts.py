@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -16,12 +17,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 
 import surgeline.broker as brokers
 from replay.player import play
 from stream.scenario import Scenario
 from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value
-from tests.integration.faults_harness import paused
+from tests.integration.faults_harness import newest, paused
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, until
 
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="no promtool on PATH (Debian: package prometheus)")
@@ -191,5 +193,78 @@ def test_an_older_log_is_told_and_a_replay_is_not(
             scrapes.after(30)
             assert scrapes.fired(since=again) - UNTRAINED == {"SurgelineOlderLog"}
         assert [notice["kind"] for notice in worker.view()["notices"]] == ["older_log"]
+    finally:
+        worker.end()
+
+
+def test_a_state_from_a_backup_is_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
+    """Failure: a folder put back loses what came after it, in silence.
+
+    Mechanism: a copy of the state, more events, ``kill -9``, the copy put back. Required:
+    ``SurgelineRecordsRewound`` alone, with the worker's own number, and every event is counted.
+    """
+    scenario = scenario_factory(times=LIVE)
+    log, rest = Sale(3000, 30.0).parts(2)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        play(log, scenario, broker, watermark=False)
+        before = until(lambda: worker.totals().get("impressions", 0) > 500 and worker.totals(), "half")
+        assert worker.stop() == 0
+        backup = shutil.copytree(worker.state_folder, tmp_path / "backup")
+        worker = Worker(scenario, broker, tmp_path).ready()
+        play(rest, scenario, broker)
+        worker.reached(impressions=3000, samples=3000)
+        version = newest(worker.view(), "version")
+        until(lambda: newest(worker.view(), "version") > version + 1, "it is committed, too")
+        worker.kill()
+        shutil.rmtree(worker.state_folder)
+        shutil.copytree(backup, worker.state_folder)
+        worker = Worker(scenario, broker, tmp_path).ready()
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            worker.reached(impressions=3000, samples=3000)
+            scrapes.after(10)
+            assert scrapes.fired() - UNTRAINED == {"SurgelineRecordsRewound"}
+        final = scrapes.of(worker)[-1]
+        rewound = value(final, "surgeline_rewound_records_total")
+        assert rewound >= 3000 - before["impressions"]
+        assert value(final, "surgeline_recent_mishaps", kind="rewound") == rewound
+    finally:
+        worker.end()
+
+
+def test_records_that_retention_took_are_told(
+    running_broker: brokers.Broker, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: an outage longer than retention loses events without a word, and the first scrape after it has
+    the loss already in its total.
+
+    Mechanism: a worker stops; 400 more impressions; records are deleted up to the last 100. Required:
+    ``SurgelineRecordsLost`` alone, with the true number.
+    """
+    if running_broker.kind == "embedded":
+        pytest.skip("the embedded broker deletes no records")
+    scenario, broker = scenario_factory(times=LIVE), running_broker.bootstrap
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        with Shop(broker, scenario, 200) as shop:
+            until(lambda: shop.shown >= 400, "traffic")
+        worker.reached(impressions=shop.shown)
+        assert worker.stop() == 0
+        tp = TopicPartition(scenario.topics.impressions, 0)
+        with Shop(broker, scenario, 200) as more:
+            until(lambda: more.shown >= 400, "traffic while the worker is away")
+        consumer = KafkaConsumer(bootstrap_servers=broker)
+        end = consumer.end_offsets([tp])[tp]
+        consumer.close()
+        admin = KafkaAdminClient(bootstrap_servers=broker)
+        admin.delete_records({tp: end - 25})
+        admin.close()
+        worker = Worker(scenario, broker, tmp_path).ready()
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            scrapes.after(20)
+            assert scrapes.fired() - UNTRAINED == {"SurgelineRecordsLost"}
+        assert value(scrapes.of(worker)[-1], "surgeline_lost_records_total") == more.shown / 4 - 25
     finally:
         worker.end()
