@@ -14,12 +14,14 @@ import shutil
 import subprocess
 import threading
 import time
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import msgspec
 from kafka import KafkaProducer
+from kafka.partitioner.default import murmur2
 from prometheus_client.parser import text_string_to_metric_families
 
 from stream.scenario import Scenario
@@ -140,6 +142,17 @@ def value(samples: Samples | None, name: str, **labels: str) -> float:
     return sum(found) if found else math.nan
 
 
+def _users(partitions: int) -> list[str]:
+    """A user for each partition: one whom Kafka's default partitioner puts there."""
+    found: dict[int, str] = {}
+    for number in count():
+        user = f"user-{number}"
+        found.setdefault((murmur2(user.encode()) & 0x7FFFFFFF) % partitions, user)
+        if len(found) == partitions:
+            break
+    return [found[partition] for partition in range(partitions)]
+
+
 class Shop:
     """Honest traffic: impressions of the present into every partition, until it is closed."""
 
@@ -147,6 +160,7 @@ class Shop:
         self._topics = scenario.topics
         self._producer = KafkaProducer(bootstrap_servers=bootstrap)
         self._pause = self._topics.partitions / per_second
+        self._users = _users(self._topics.partitions)
         self._number = 0
         self._lock = threading.Lock()
         self._over = threading.Event()
@@ -173,10 +187,11 @@ class Shop:
             event = {
                 "impression_id": f"shop-{self._number}",
                 "event_time": round(time.time() * 1000) + ahead_ms,
-                "user_id": f"user-{partition}",
+                "user_id": self._users[partition],
                 "item_id": f"item-{self._number % 7}",
             }
-        self._producer.send(self._topics.impressions, msgspec.json.encode(event), partition=partition)
+        key = self._users[partition].encode()
+        self._producer.send(self._topics.impressions, msgspec.json.encode(event), key, partition=partition)
 
     def _run(self) -> None:
         while not self._over.wait(self._pause):
