@@ -487,8 +487,8 @@ class Engine:
         self._late_unsaid = 0, 0
         self.notices.say(
             "late",
-            f"{count} events came behind what was done, by up to {furthest_ms / 1000.0:.0f} s: a slow clock, a "
-            "producer that was away, or a log beside live traffic. They are learned with the next tick and "
+            f"{count} events came behind what was done, by up to {furthest_ms / 1000.0:.0f} s: a slow clock, "
+            "a producer that was away, or a log beside live traffic. They are learned with the next tick and "
             "counted as late",
         )
 
