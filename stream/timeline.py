@@ -318,7 +318,12 @@ class Timeline:
             heard = max(lane.heard for lane in self._lanes.values())
             self._calm = max(*marks, self._reached), now if speaking else heard
         begin, since = self._calm
-        return max(min(begin + int(max(now - since, 0.0) * 1000.0), open_until), begin)
+        moved = begin + int(max(now - since, 0.0) * 1000.0)
+        if max(marks) > moved:
+            # The time of a parked event has come: it is further than this silence had moved.
+            begin = moved = max(marks)
+            self._calm = begin, now
+        return max(min(moved, open_until), begin)
 
     def _join_passes(self, lanes: list[Lane]) -> None:
         for lane in lanes:

@@ -83,13 +83,18 @@ class Rig:
         self.engine.ingest(source, records, self.clock.at_ms if self.clock else NOW)
         self.next[source] = first + len(records)
 
-    def second(self, logs: Logs) -> None:
-        """One second of the moved clock as a worker lives it: read all that is there, know the ends, tick."""
+    def second(self, logs: Logs, lagging: Source | None = None) -> None:
+        """One second of the moved clock as a worker lives it: read all that is there, know the ends, tick.
+
+        ``lagging``: one that is read to its middle only.
+        """
         assert self.clock is not None
         self.clock.at_ms += 1000
         for source in self.next:
-            self.read(logs, source, 10**6)
-            self.engine.timeline.set_at_end(source, True, self.clock.monotonic())
+            left = len(logs[source]) - self.next[source]
+            self.read(logs, source, left // 2 if source == lagging else 10**6)
+            at_end = self.next[source] == len(logs[source])
+            self.engine.timeline.set_at_end(source, at_end, self.clock.monotonic())
         self.engine.advance()
         self.engine.checkpoint()
 
@@ -192,6 +197,16 @@ def rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture(scope="session")
+def new_clock() -> type[MovedClock]:
+    return MovedClock
+
+
+@pytest.fixture(scope="session")
+def make_rig() -> type[Rig]:
+    return Rig
 
 
 @pytest.fixture
