@@ -95,6 +95,7 @@ class SurgelineApp(faust.App):
 
     offsets: Runtime
     kafka: Connection
+    isolation_level: str
     _gave_up = False
 
     def give_up(self, error: BaseException) -> None:
@@ -164,6 +165,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
         web_bind=os.environ.get("SURGELINE_WEB_BIND", "127.0.0.1"),
     )
     app.scenario, app.kafka = scenario, kafka
+    app.isolation_level = scenario.topics.isolation
     # Faust's figures as faust_*: its default prefix, the app's name, is ours.
     setup_prometheus_sensors(app, name_prefix="faust")
     app.offsets = Runtime(scenario, kafka, member)

@@ -46,6 +46,8 @@ KIND_NAMES = ("impressions", "actions")
 BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
 #: Column of COUNTS for each bit.
 COLUMN_OF_BIT = {1 << i: COUNTS.index(name) for i, name in enumerate(ACTIONS)}
+#: So many late events are said; a few are what networks and phones do.
+LATE_SAID = 32
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
 #: Positions as strings are table keys; most lists are short.
@@ -103,6 +105,7 @@ class Engine:
         self._last_learned_tick = NEVER
         self._known: dict[Source, Known] = {}
         self._state_gone = False
+        self._late_unsaid = 0, 0
         self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
@@ -191,7 +194,16 @@ class Engine:
             timeline.promise(source, min(watermark, now_ms + self._closing_ms), offset, now)
             events, times, offsets = events[k:], times[k:], offsets[k:]
         timeline.put(source, end, events, times, offsets, now, now_ms)
-        self.totals.ahead += timeline.take_parked()
+        if parked := timeline.take_parked():
+            self.totals.ahead += parked
+            ahead_s = (int(decoded.times.max()) - now_ms) / 1000.0
+            name = f"{KIND_NAMES[source.kind]} {source.partition}"
+            self.notices.say(
+                "fast_clock",
+                f"{name}: an event is {ahead_s:.0f} s ahead of this machine's clock. Such events wait for "
+                "their time and nothing else waits for them; compare this clock and the producers' with NTP",
+                subject=name,
+            )
 
     # -- ticks
 
@@ -439,6 +451,7 @@ class Engine:
 
     def checkpoint(self) -> dict[Source, int]:
         """Write everything that must agree in one atomic batch. Returns the offsets that are now done."""
+        self._say_late()
         # What is late runs first: a commit note may have to say that all that is due is done.
         self._run_late()
         for source in self.timeline.sources():
@@ -464,6 +477,20 @@ class Engine:
         self.features.evict()
         self._freed.follow()
         return {source: self._known[source].position.resume_at for source in self.timeline.sources()}
+
+    def _say_late(self) -> None:
+        count, furthest_ms = self.timeline.take_behind()
+        self._late_unsaid = self._late_unsaid[0] + count, max(self._late_unsaid[1], furthest_ms)
+        count, furthest_ms = self._late_unsaid
+        if count < LATE_SAID:
+            return
+        self._late_unsaid = 0, 0
+        self.notices.say(
+            "late",
+            f"{count} events came behind what was done, by up to {furthest_ms / 1000.0:.0f} s: a slow clock, "
+            "a producer that was away, or a log beside live traffic. They are learned with the next tick and "
+            "counted as late",
+        )
 
     def digest(self) -> str:
         """SHA-256 over features, joins, learners and totals as of the last checkpoint.

@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -33,7 +33,11 @@ class ScenarioError(ValueError):
 
 
 class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """Names and shape of the topics; source topics share one partition count."""
+    """Names and shape of the topics; source topics share one partition count.
+
+    ``isolation``: ``read_committed`` leaves out records of aborted transactions, and those of open ones until
+    they are committed; ``read_uncommitted`` learns from all of them.
+    """
 
     impressions: TopicName = "surgeline-impressions"
     actions: TopicName = "surgeline-actions"
@@ -42,6 +46,7 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     features: TopicName = "surgeline-features"
     partitions: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 4
     replication: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
+    isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
 
     def __post_init__(self) -> None:
         names = [self.impressions, self.actions, self.dead_letter, self.weights, self.features]

@@ -69,9 +69,9 @@ class Timeline:
         self._awake_since = float("-inf")
         #: From where the watermark moves with the wall clock, and since when; None while somebody holds it.
         self._calm: tuple[int, float] | None = None
-        #: Events taken that were behind what was done, and the furthest that one was behind (ms).
+        #: Events taken that were behind what was done, in this pass of time or in an earlier one.
         self.late = 0
-        self.furthest_late_ms = 0
+        self._behind = (0, 0)
         self._newly_parked = 0
         #: How far time had come in an earlier pass: what is older is late.
         self.high = NEVER
@@ -90,6 +90,11 @@ class Timeline:
         """How many events were parked for the first time since the last call."""
         parked, self._newly_parked = self._newly_parked, 0
         return parked
+
+    def take_behind(self) -> tuple[int, int]:
+        """Events taken since the last call that were behind in their pass, and by how much at most (ms)."""
+        behind, self._behind = self._behind, (0, 0)
+        return behind
 
     def restore(self, done_until: int, high: int) -> None:
         """Go on where a checkpoint was."""
@@ -272,12 +277,11 @@ class Timeline:
         return self._lanes[source].position()
 
     def _count_late(self, times: IntArray, due: IntArray) -> None:
-        behind = np.maximum(due, self.high) - times
-        late = behind > 0
-        count = int(np.count_nonzero(late))
+        self.late += int(np.count_nonzero(times < np.maximum(due, self.high)))
+        behind = due - times
+        count = int(np.count_nonzero(behind))
         if count:
-            self.late += count
-            self.furthest_late_ms = max(self.furthest_late_ms, int(behind.max()))
+            self._behind = self._behind[0] + count, max(self._behind[1], int(behind.max()))
 
     def _hear(self, now: float) -> None:
         # After a silence of all, the first source to speak must not leave the others behind.

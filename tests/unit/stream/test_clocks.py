@@ -84,6 +84,8 @@ def test_honest_events_are_learned_in_time_beside_events_290_s_ahead(
     assert learned_late == []
     totals, join = one.engine.totals, one.engine.join.counts
     assert totals.ahead == len(fast)
+    said = [notice.text for notice in one.engine.notices.all() if notice.kind == "fast_clock"]
+    assert restart or (len(said) == len(fast) and all("290 s ahead" in text for text in said))
     assert totals.late == 0, "nobody is late because of another's clock"
     expected = 2 * 330 + sum(source.kind == 0 for source in fast)
     for _ in range(15):
@@ -144,6 +146,8 @@ def test_a_slow_clock_is_late_alone(sale: Any, shown: Any, done: Any, behind_s: 
             assert one.engine.join.counts.samples >= 2 * (second - 3 - WITHIN_TICKS) - 12, second
     assert one.engine.join.counts.positives >= 2 * 45
     assert one.engine.totals.late > 0
+    (late,) = [notice.text for notice in one.engine.notices.all() if notice.kind == "late"]
+    assert "slow clock" in late
 
 
 def test_a_promise_from_a_fast_clock_does_not_stop_time(sale: Any, shown: Any, done: Any) -> None:
