@@ -25,13 +25,14 @@ from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
-from stream.commit_note import CommitNote, note_of
-from stream.decode import Decoded, Decoder, Record, Refused
-from stream.events import ACTIONS, Action, Impression
+from stream.commit_note import CommitNote
+from stream.decode import Record, Refused
+from stream.events import ACTIONS, Impression
+from stream.intake import ACTIONS_KIND, IMPRESSIONS, Intake
 from stream.lane import NEVER
 from stream.new_trunk import take_up_learners
 from stream.notices import Notices
-from stream.resume import Known, Place, resumption
+from stream.resume import Place
 from stream.scenario import Scenario
 from stream.tick_log import TickLog
 from stream.timeline import Source, Taken, Timeline
@@ -40,14 +41,10 @@ IntArray = npt.NDArray[np.int64]
 
 logger = logging.getLogger(__name__)
 
-IMPRESSIONS, ACTIONS_KIND = 0, 1
-KIND_NAMES = ("impressions", "actions")
 #: Bit of each action in masks: ACTIONS order, as in state.join.
 BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
 #: Column of COUNTS for each bit.
 COLUMN_OF_BIT = {1 << i: COUNTS.index(name) for i, name in enumerate(ACTIONS)}
-#: So many late events are said; a few are what networks and phones do.
-LATE_SAID = 32
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
 #: Positions as strings are table keys; most lists are short.
@@ -75,7 +72,6 @@ class Engine:
         self.source = source
         self.clock: Clock = clock or SystemClock()
         self.tick_ms = round(times.tick_s * 1000)
-        self._max_future_ms = round(times.max_future_s * 1000)
         self.features = RealTimeFeatures(
             store, scenario.features.half_lives_s, scenario.features.smoothing, scenario.features.cached_rows
         )
@@ -97,113 +93,47 @@ class Engine:
         )
         self.totals = Totals()
         self.notices = Notices()
+        self.intake = Intake(source, times, self.timeline, self.notices, self.clock)
         self.version = 0
         self.done_until = NEVER
         self.labels_until = NEVER
         #: Event time up to which feature rows have reached the features topic.
         self.published_until = NEVER
         self._last_learned_tick = NEVER
-        self._known: dict[Source, Known] = {}
-        self._state_gone = False
-        self._late_unsaid = 0, 0
         self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
         self.predict_observer: Callable[[int, npt.NDArray[np.float32]], None] | None = None
-        self._closing_ms = times.closing_ms
-        self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
-            Decoder(Impression, self._max_future_ms, self._closing_ms),
-            Decoder(Action, self._max_future_ms, self._closing_ms),
-        )
         self._restore()
 
     # -- sources
 
     def assign(self, source: Source, place: Place) -> int | None:
-        """Begin to read a source. Returns the offset to read from; None where the group has none yet.
-
-        What ``place`` says differs from the state in ways that ``stream.resume`` explains; numbers go into
-        the totals, words into the notices.
-        """
-        name = f"{KIND_NAMES[source.kind]} {source.partition}"
-        found = resumption(self.source, name, self._known.get(source), place, self._state_gone)
-        for kind, text in found.said:
-            self.notices.say(kind, text, subject=name)
-        self.totals.rewound += found.rewound
-        self.totals.lost += found.lost
-        self.totals.done_twice += found.done_twice
+        """Begin to read a source. Returns the offset to read from; None where the group has none yet."""
+        read_from, version = self.intake.assign(source, place, self.totals)
         # Serving refuses versions that it has seen already.
-        self.version = max(self.version, found.version)
-        self._known[source] = found.known
-        self.timeline.assign(source, found.known.position, self.clock.monotonic())
-        return found.read_from
+        self.version = max(self.version, version)
+        return read_from
 
     def revoke(self, source: Source) -> None:
         """Stop reading a source; call ``checkpoint`` first to keep what was done.
 
         Where it is assigned again, reading goes on from here: what the ticks have taken is not taken twice.
         """
-        if source in self.timeline.sources():
-            self._known[source].position = self.timeline.position(source)
-        self.timeline.revoke(source)
+        self.intake.revoke(source)
 
     def commit_notes(self) -> dict[Source, CommitNote]:
         """What to commit for each source, as of the last checkpoint."""
-        return {
-            source: note_of(
-                self.source,
-                self.version,
-                known.topic,
-                known.position,
-                self.done_until,
-                known.before,
-                known.earlier,
-            )
-            for source in self.timeline.sources()
-            if (known := self._known[source])
-        }
-
-    # -- input
+        return self.intake.commit_notes(self.version, self.done_until)
 
     def ingest(self, source: Source, records: Sequence[Record], now_ms: int) -> list[Refused]:
         """Decode a partition batch (in offset order) and buffer its events. Returns what was refused.
 
         Records that a checkpoint already holds are skipped, so reading again is harmless.
         """
-        if not records:
-            return []
-        end = records[-1].offset + 1
-        fresh = self.timeline.fresh(source, np.array([record.offset for record in records], dtype=np.int64))
-        if fresh is not None:
-            records = [records[i] for i in np.flatnonzero(fresh).tolist()]
-        decoded = self._decoders[source.kind].decode(records, now_ms)
-        self._buffer(source, end, decoded, now_ms)
-        self.totals.refused += len(decoded.refused)
-        return decoded.refused
-
-    def _buffer(self, source: Source, end: int, decoded: Decoded[Any], now_ms: int) -> None:
-        """Put a batch into the timeline, in the order of its records: a promise holds for what follows it."""
-        timeline, now = self.timeline, self.clock.monotonic()
-        events, times, offsets = decoded.events, decoded.times, decoded.offsets
-        for offset, watermark in decoded.watermarks:
-            k = int(np.searchsorted(offsets, offset))
-            timeline.put(source, offset + 1, events[:k], times[:k], offsets[:k], now, now_ms)
-            # A producer's fast clock must not make everything late that follows.
-            timeline.promise(source, min(watermark, now_ms + self._closing_ms), offset, now)
-            events, times, offsets = events[k:], times[k:], offsets[k:]
-        timeline.put(source, end, events, times, offsets, now, now_ms)
-        if parked := timeline.take_parked():
-            self.totals.ahead += parked
-            ahead_s = (int(decoded.times.max()) - now_ms) / 1000.0
-            name = f"{KIND_NAMES[source.kind]} {source.partition}"
-            self.notices.say(
-                "fast_clock",
-                f"{name}: an event is {ahead_s:.0f} s ahead of this machine's clock. Such events wait for "
-                "their time and nothing else waits for them; compare this clock and the producers' with NTP",
-                subject=name,
-            )
+        return self.intake.take(source, records, now_ms, self.totals)
 
     # -- ticks
 
@@ -451,11 +381,10 @@ class Engine:
 
     def checkpoint(self) -> dict[Source, int]:
         """Write everything that must agree in one atomic batch. Returns the offsets that are now done."""
-        self._say_late()
+        self.intake.say_late()
         # What is late runs first: a commit note may have to say that all that is due is done.
         self._run_late()
-        for source in self.timeline.sources():
-            self._known[source].position = self.timeline.position(source)
+        self.intake.follow_positions()
         batch = Batch()
         self.features.write(batch)
         self.join.write(batch)
@@ -470,27 +399,13 @@ class Engine:
             high=self.timeline.high,
             totals=self.totals,
             join=self.join.counts,
-            positions=[(s.kind, s.partition, known) for s, known in sorted(self._known.items())],
+            positions=[(s.kind, s.partition, known) for s, known in sorted(self.intake.known.items())],
         )
         write_progress(batch, progress, self.panel.state_bytes())
         self.store.commit(batch)
         self.features.evict()
         self._freed.follow()
-        return {source: self._known[source].position.resume_at for source in self.timeline.sources()}
-
-    def _say_late(self) -> None:
-        count, furthest_ms = self.timeline.take_behind()
-        self._late_unsaid = self._late_unsaid[0] + count, max(self._late_unsaid[1], furthest_ms)
-        count, furthest_ms = self._late_unsaid
-        if count < LATE_SAID:
-            return
-        self._late_unsaid = 0, 0
-        self.notices.say(
-            "late",
-            f"{count} events came behind what was done, by up to {furthest_ms / 1000.0:.0f} s: a slow clock, "
-            "a producer that was away, or a log beside live traffic. They are learned with the next tick and "
-            "counted as late",
-        )
+        return {source: self.intake.known[source].position.resume_at for source in self.timeline.sources()}
 
     def digest(self) -> str:
         """SHA-256 over features, joins, learners and totals as of the last checkpoint.
@@ -515,7 +430,7 @@ class Engine:
     def _restore(self) -> None:
         found = read_progress(self.store, self.tick_ms)
         # A folder that was begun and knows nothing has lost its write-ahead log, or was killed at once.
-        self._state_gone = not begin(self.store) and found is None
+        self.intake.state_gone = not begin(self.store) and found is None
         if found is None:
             return
         progress, learners = found
@@ -524,7 +439,7 @@ class Engine:
         # What the last checkpoint changed may not have been published before the process ended.
         self.features.republish_since(progress.published_until)
         self.version, self.totals = progress.version, progress.totals
-        self._known = {Source(kind, partition): at for kind, partition, at in progress.positions}
+        self.intake.known = {Source(kind, partition): at for kind, partition, at in progress.positions}
         self.join.restore(progress.join)
         self._last_learned_tick = take_up_learners(
             self.panel, self.join, self.store, progress, learners, self.trunk.hash, self.notices

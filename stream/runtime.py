@@ -28,8 +28,9 @@ from state.store import Store
 from stream.commit_note import CommitNote, encode_note
 from stream.connection import Connection
 from stream.decode import Refused
-from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.engine import Engine
 from stream.history import History
+from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
 from stream.patience import patiently

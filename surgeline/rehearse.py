@@ -24,8 +24,9 @@ from replay.records import to_records
 from state.join import Closed
 from state.store import Store
 from stream.decode import Record
-from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.engine import Engine
 from stream.events import Watermark
+from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source

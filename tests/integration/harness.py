@@ -28,8 +28,9 @@ from replay.columns import conform
 from replay.log import LogInfo, summarise
 from replay.player import PlayReport, play
 from state.store import Store
-from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.engine import Engine
 from stream.events import Watermark
+from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
 from stream.scenario import Scenario, Times
 from stream.timeline import Source

@@ -24,7 +24,8 @@ from models.deep.trunk import Trunk
 from replay.columns import conform
 from state.store import Store
 from stream.connection import Connection
-from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.engine import Engine
+from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
 from stream.scenario import Scenario
 from stream.timeline import Source

@@ -22,8 +22,9 @@ import pytest
 from models.deep.locate import resolve_trunk
 from models.weights import LearnerMetrics
 from state.store import Store
-from stream.engine import ACTIONS_KIND, IMPRESSIONS, Engine
+from stream.engine import Engine
 from stream.history import SECONDS, History, HotItem, LiveView, Moment
+from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.live import _page, add_pages
 from stream.notices import Notice
 from stream.pulse import Pulse
