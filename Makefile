@@ -48,10 +48,11 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-# The second run has every capacity, cache and chunk at its least (tests/smallest.py): half a minute.
+# The second run has every capacity, cache and chunk at its least (tests/smallest.py): about a minute.
 test: lint ## Lint, types, tests (KAFKA_HOME adds Apache Kafka to the broker tests)
 	$(PY) -m pytest -m 'not slow' -n 2 --dist loadgroup
-	$(PY) -m pytest -n 2 --smallest tests/unit/state tests/unit/stream tests/unit/serving tests/unit/models
+	$(PY) -m pytest -n 2 --smallest tests/unit/state tests/unit/stream tests/unit/serving \
+		tests/unit/models/test_trunk.py tests/unit/models/test_panel.py
 
 bench: setup ## Every figure in bench/, each beside its peer and its limit
 	$(PY) -m bench all

@@ -367,7 +367,7 @@ def kept(scenario: Scenario, folder: Path, worker_id: str = "0") -> Kept:
 
 def _kept(engine: Engine) -> Kept:
     counts = engine.join.counts
-    segments = [live.segment for live in engine.join._segments]
+    segments = [one.read_columns(engine.store) for one in engine.join._segments]
     return Kept(
         digest=engine.digest(),
         impressions=counts.impressions,

@@ -380,6 +380,7 @@ def test_an_impression_leaves_memory_when_its_label_is_closed_and_it_is_on_disk(
     assert joined.items == ["xi2"]
 
 
+@pytest.mark.ordinary_sizes
 @pytest.mark.parametrize("rows", [BLOCK_ROWS - 1, BLOCK_ROWS, BLOCK_ROWS + 1, 5 * BLOCK_ROWS])
 def test_every_row_of_every_block_is_found_again(store: Store, rows: int) -> None:
     join = spilled(store, rows)
@@ -392,6 +393,7 @@ def test_every_row_of_every_block_is_found_again(store: Store, rows: int) -> Non
         assert joined.times == list(range(rows))
 
 
+@pytest.mark.ordinary_sizes
 def test_a_block_that_is_gone_is_said_and_not_taken_for_an_unknown_impression(store: Store) -> None:
     join = spilled(store, 2)
     clear(store)

@@ -20,6 +20,9 @@ from state.join import Join
 from state.memory import LOOK_S, WORTH_BYTES, FreedMemory
 from state.store import Batch, Store
 
+#: All of it is about how much memory ordinary sizes take.
+pytestmark = pytest.mark.ordinary_sizes
+
 TICK, WINDOW, LIMIT = 1000, 3000, 30_000
 ROOT = Path(__file__).parents[3]
 

@@ -65,6 +65,7 @@ def test_hashes_that_differ_in_their_lower_bits_alone_are_told_apart_or_offered_
     assert found(index, hashes[:1])[0] == list(range(1000))
 
 
+@pytest.mark.ordinary_sizes
 def test_ids_are_found_among_a_million_and_strangers_hardly_ever() -> None:
     index = RowIndex()
     for base in range(0, 1_000_000, 50_000):
@@ -76,6 +77,7 @@ def test_ids_are_found_among_a_million_and_strangers_hardly_ever() -> None:
     assert len(index.find(hashes_of([f"stranger-{n}" for n in range(100_000)]))) <= 3
 
 
+@pytest.mark.ordinary_sizes
 @pytest.mark.parametrize("rows", [1_000, 30_000])
 def test_a_row_takes_at_most_sixteen_bytes_and_gives_them_back(rows: int) -> None:
     index = RowIndex()
@@ -89,6 +91,7 @@ def test_a_row_takes_at_most_sixteen_bytes_and_gives_them_back(rows: int) -> Non
     assert index.nbytes == empty
 
 
+@pytest.mark.ordinary_sizes
 def test_the_same_window_over_and_over_takes_no_more_room() -> None:
     index = RowIndex()
     most = 0
