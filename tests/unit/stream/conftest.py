@@ -83,13 +83,13 @@ class Rig:
         self.engine.ingest(source, records, self.clock.at_ms if self.clock else NOW)
         self.next[source] = first + len(records)
 
-    def second(self, logs: Logs, lagging: Source | None = None) -> None:
-        """One second of the moved clock as a worker lives it: read all that is there, know the ends, tick.
+    def second(self, logs: Logs, lagging: Source | None = None, seconds: int = 1) -> None:
+        """A second of the moved clock as a worker lives it: read all that is there, know the ends, tick.
 
-        ``lagging``: one that is read to its middle only.
+        ``lagging``: one that is read to its middle only. ``seconds``: what passes at once.
         """
         assert self.clock is not None
-        self.clock.at_ms += 1000
+        self.clock.at_ms += 1000 * seconds
         for source in self.next:
             left = len(logs[source]) - self.next[source]
             self.read(logs, source, left // 2 if source == lagging else 10**6)

@@ -43,11 +43,11 @@ STEPS = st.lists(
         st.tuples(st.just("lag"), st.sampled_from(SOURCES)),
     ),
     min_size=5,
-    max_size=40,
+    max_size=25,
 )
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 def test_whatever_the_clocks_say_every_event_is_learned_once(
     make_rig: Callable[..., Any], new_clock: Callable[[], Any], shown: Any, done: Any, steps: list[Any]
@@ -67,8 +67,8 @@ def test_whatever_the_clocks_say_every_event_is_learned_once(
                 elif isinstance(step, tuple) and step[0] == "lag":
                     lagging = step[1]
                 elif isinstance(step, tuple):
-                    for _ in range(step[1]):
-                        one.second(logs)
+                    one.second(logs, seconds=step[1])
+                    one.second(logs)
                 else:
                     now = clock.at_ms - one.T0
                     for source, (off, count) in step:
@@ -83,8 +83,8 @@ def test_whatever_the_clocks_say_every_event_is_learned_once(
                             logs[source].append(Record(len(logs[source]), None, _encode(event)))
                     one.second(logs, lagging)
                     lagging = None
-            for _ in range(330):
-                one.second(logs)
+            for _ in range(60):
+                one.second(logs, seconds=6)
             counts, totals = one.engine.join.counts, one.engine.totals
             assert counts.impressions == counts.samples == number
             assert totals.impressions_read == number, "each is taken once"
