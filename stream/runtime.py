@@ -331,7 +331,7 @@ class Runtime:
 
     async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
         """Where to read from after a rebalance; ``stream.resume`` says how that is decided."""
-        ids = await self._topic_ids()
+        ids = await self._topic_ids(logging.WARNING)
         places = {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in places.items()}
         offsets = await self._call(self._resume, places, epoch)
         logger.info("Reading %d partitions, %d from this state's own offsets", len(places), len(offsets))
@@ -355,12 +355,13 @@ class Runtime:
         self._owned = set(sources.values())
         return offsets
 
-    async def _topic_ids(self) -> Mapping[str, str]:
+    async def _topic_ids(self, level: int = logging.DEBUG) -> Mapping[str, str]:
         """Ids of the source topics; those that cannot be had are left out: offsets are compared then."""
         try:
             return await asyncio.to_thread(topic_ids, self._connection, list(self._kinds))
         except (TopicsError, BrokerRefused) as error:
-            logger.warning("The topics' ids cannot be read: %s", error)
+            # Asked for now and then, too: an outage is said elsewhere, and once.
+            logger.log(level, "The topics' ids cannot be read: %s", error)
             return {}
 
     async def check_topics(self, consumer: Any) -> None:
