@@ -22,11 +22,13 @@ import numpy.typing as npt
 
 from stream.lane import NEVER, IntArray, Lane, Piece, Position
 
-#: Silence (wall-clock seconds) after which a few events that went back in time are late, and no older log.
-STRAYS_S = 1.0
-#: A partition that is read to its end and gets present events this long after others went back has stayed in
-#: the present. More than the age of what is known about its end (``stream.transport.ANSWER_S``).
-MIXED_S = 4.0
+#: Silence, as a share of ``idle_s``, after which a few events that went back in time are late, and no older
+#: log: a longer ``idle_s`` asks for more patience with what may still come.
+STRAYS_SHARE = 0.2
+#: A partition that is read to its end and gets present events so long after others went back has stayed in
+#: the present: a share of ``idle_s``, and more than the age of what is known about its end
+#: (``stream.transport.ANSWER_S``).
+MIXED_SHARE, MIXED_LEAST_S = 0.8, 4.0
 #: For so long what goes back in time is late at once, where others have stayed in the present.
 MIXED_FOR_S = 60.0
 
@@ -194,13 +196,14 @@ class Timeline:
         settled = any(one.settled for lane in back for one in list(lane.passes)[1:])
         heard = max(lane.heard for lane in back)
         if not settled:
-            if now - heard >= STRAYS_S and all(lane.ended_at >= lane.heard for lane in back):
+            if now - heard >= STRAYS_SHARE * self._idle_s and all(lane.ended_at >= lane.heard for lane in back):
                 self._join_passes(back)
             return False
         if not here:
             return True
         since = min(lane.back_since for lane in back)
-        if any(lane.ended_at > since and lane.spoke > since + MIXED_S for lane in here):
+        stayed = since + max(MIXED_SHARE * self._idle_s, MIXED_LEAST_S)
+        if any(lane.ended_at > since and lane.spoke > stayed for lane in here):
             self._join_passes(back)
             for lane in lanes:
                 lane.mixed_until = now + MIXED_FOR_S
