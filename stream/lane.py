@@ -89,6 +89,8 @@ class Pass:
         #: As ``promised``, known from outside: it says nothing about what has gone back in time.
         self.complete = NEVER
         self.settled = settled
+        #: The mark that it went back from: the pass before's, or the watermark where that has no events.
+        self.behind = NEVER
         self.size = 0
         self.pieces: deque[Piece] = deque()
         self.buffered = 0
@@ -127,7 +129,9 @@ class Lane:
         self.end = position.end
         self.passes: deque[Pass] = deque([Pass(-1, position.newest, position.promised, True)])
         for one in position.passes:
+            mark = self.passes[-1].mark(lateness_ms)
             self.passes.append(Pass(one.began, one.newest, one.promised, one.settled))
+            self.passes[-1].behind = mark
         self.parked: list[Piece] = []
         #: When it was heard last, or known to be silent from; and when events came last.
         self.heard = now
@@ -233,13 +237,13 @@ class Lane:
         self.heard = now
         newest = self.passes[-1]
         if self.back and not newest.settled:
-            if watermark >= self.passes[-2].mark(self._lateness_ms) - self._horizon_ms:
+            if watermark >= newest.behind - self._horizon_ms:
                 self.join_passes()
                 newest = self.passes[-1]
             else:
                 newest.settled = True
         if watermark < newest.mark(self._lateness_ms) - self._horizon_ms and now >= self.mixed_until:
-            newest = self._go_back(offset, now)
+            newest = self._go_back(offset, newest.mark(self._lateness_ms), now)
             newest.settled = True
         newest.promised = max(newest.promised, watermark)
 
@@ -290,9 +294,8 @@ class Lane:
         rest = times[at:]
         count = len(rest)
         if self.back and not one.settled:
-            present = self.passes[-2].mark(self._lateness_ms) - self._horizon_ms
             count = min(count, SETTLED - one.size)
-            returned = np.flatnonzero(rest[:count] >= present)
+            returned = np.flatnonzero(rest[:count] >= one.behind - self._horizon_ms)
             if len(returned) and returned[0] == 0:
                 self.join_passes()
                 return at
@@ -304,7 +307,7 @@ class Lane:
         bounds = np.maximum(marks, reached) if unknown else marks
         if now >= self.mixed_until and (gone := np.flatnonzero(rest < bounds - self._horizon_ms)).size:
             if gone[0] == 0:
-                self._go_back(int(offsets[at]), now)
+                self._go_back(int(offsets[at]), int(bounds[0]), now)
                 return at
             count = int(gone[0])
             rest, marks = rest[:count], marks[:count]
@@ -337,10 +340,11 @@ class Lane:
                 piece = part
             self.passes[place].add(piece)
 
-    def _go_back(self, offset: int, now: float) -> Pass:
+    def _go_back(self, offset: int, mark: int, now: float) -> Pass:
         if not self.back:
             self.back_since = now
         self.passes.append(Pass(offset))
+        self.passes[-1].behind = mark
         return self.passes[-1]
 
 

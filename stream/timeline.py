@@ -196,7 +196,9 @@ class Timeline:
         settled = any(one.settled for lane in back for one in list(lane.passes)[1:])
         heard = max(lane.heard for lane in back)
         if not settled:
-            if now - heard >= STRAYS_SHARE * self._idle_s and all(lane.ended_at >= lane.heard for lane in back):
+            if now - heard >= STRAYS_SHARE * self._idle_s and all(
+                lane.ended_at >= lane.heard for lane in back
+            ):
                 self._join_passes(back)
             return False
         if not here:

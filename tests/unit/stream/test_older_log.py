@@ -267,3 +267,23 @@ def test_live_traffic_after_an_older_log_is_live(live: Any, shown: Any, done: An
     assert one.engine.join.counts.samples == 300
     assert one.engine.totals.late == 240, "live events are on time"
     assert one.engine.done_until >= one.T0 + 2_040_000
+
+
+def test_a_partition_without_a_past_is_measured_by_the_watermark(live: Any, shown: Any, done: Any) -> None:
+    """Failure: a new partition's first event lies far behind what is done, the next one does not, and the
+    worker's thread goes round for ever between going back and staying."""
+    one, logs, write = live
+    quiet = SOURCES[1]
+    for second in range(60):
+        for source in SOURCES:
+            if source != quiet:
+                at = 1_000_000 + 1000 * second
+                write(source, shown(second, at) if source.kind == 0 else done(second, at + 500))
+    for _ in range(20):
+        one.second(logs)
+    write(quiet, shown(5000, 500_000))
+    write(quiet, shown(5001, 1_059_000))
+    for _ in range(12):
+        one.second(logs)
+    assert one.engine.join.counts.samples == 62
+    assert one.engine.totals.older_logs == 0
