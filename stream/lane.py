@@ -257,6 +257,7 @@ class Lane:
             into.add(piece._replace(due=due, ordered=_is_ordered(due)))
         into.newest = max(into.newest, strays.newest)
         into.size += strays.size
+        into.settled = into.settled or into.size >= SETTLED
 
     def next_pass(self) -> None:
         """Leave the present pass; its events have been taken."""
