@@ -333,6 +333,8 @@ class Lane:
             running = np.maximum.accumulate(np.concatenate(([self._again[place]], piece.times)))
             due = np.maximum(piece.times, running[:-1] - self._lateness_ms)
             self._again[place] = int(running[-1])
+            # What was parked then may have its time by now, and was not among the newest.
+            self.passes[place].newest = max(self.passes[place].newest, int(running[-1]))
             piece = piece._replace(due=due, ordered=_is_ordered(due))
             still = np.flatnonzero(due >= self._done_before)
             if place == 0 and len(still) < len(due):
