@@ -8,7 +8,6 @@ worker and the rehearsal drive the same object. One thread uses it.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,8 +37,6 @@ from stream.tick_log import TickLog
 from stream.timeline import Source, Taken, Timeline
 
 IntArray = npt.NDArray[np.int64]
-
-logger = logging.getLogger(__name__)
 
 #: Bit of each action in masks: ACTIONS order, as in state.join.
 BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}

@@ -83,6 +83,25 @@ class Rig:
         self.engine.ingest(source, records, self.clock.at_ms if self.clock else NOW)
         self.next[source] = first + len(records)
 
+    def follow(self, logs: Logs, sources: list[Source], steps: list[Any]) -> None:
+        """Do the steps (a read, or the name of what happens), then read and run what is left."""
+        self.assign(*sources)
+        for step in steps:
+            if step == "kill":
+                self.kill()
+            elif step == "rebalance":
+                for source in sources:
+                    self.engine.revoke(source)
+                self.assign(*sources)
+            elif isinstance(step, str):
+                getattr(self.engine, step)()
+            else:
+                self.read(logs, *step)
+        for source in sources:
+            self.read(logs, source, 10**6)
+        self.engine.advance()
+        self.engine.checkpoint()
+
     def second(self, logs: Logs, lagging: Source | None = None, seconds: int = 1) -> None:
         """A second of the moved clock as a worker lives it: read all that is there, know the ends, tick.
 

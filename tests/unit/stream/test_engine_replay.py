@@ -29,22 +29,7 @@ Outcome = dict[str, Any]
 
 def run(rig: Any, logs: Any, steps: list[Any]) -> Outcome:
     """Follow the steps, then read what is left; what can be compared."""
-    rig.assign(*SOURCES)
-    for step in steps:
-        if step == "kill":
-            rig.kill()
-        elif step == "rebalance":
-            for source in SOURCES:
-                rig.engine.revoke(source)
-            rig.assign(*SOURCES)
-        elif isinstance(step, str):
-            getattr(rig.engine, step)()
-        else:
-            rig.read(logs, *step)
-    for source in SOURCES:
-        rig.read(logs, source, 10**6)
-    rig.engine.advance()
-    rig.engine.checkpoint()
+    rig.follow(logs, SOURCES, steps)
     return outcome(rig)
 
 

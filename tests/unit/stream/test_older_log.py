@@ -30,22 +30,7 @@ SIZE = 220
 
 
 def run(rig: Any, logs: Any, steps: list[Any]) -> dict[str, Any]:
-    rig.assign(*SOURCES)
-    for step in steps:
-        if step == "kill":
-            rig.kill()
-        elif step == "rebalance":
-            for source in SOURCES:
-                rig.engine.revoke(source)
-            rig.assign(*SOURCES)
-        elif isinstance(step, str):
-            getattr(rig.engine, step)()
-        else:
-            rig.read(logs, *step)
-    for source in SOURCES:
-        rig.read(logs, source, 10**6)
-    rig.engine.advance()
-    rig.engine.checkpoint()
+    rig.follow(logs, SOURCES, steps)
     engine = rig.engine
     return {
         "digest": engine.digest(),
