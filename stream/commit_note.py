@@ -32,7 +32,10 @@ class Holder(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Before(msgspec.Struct, array_like=True):
-    """What the worker before the present one had done when it lost the partition."""
+    """What the worker before the present one had done when it lost the partition.
+
+    No worker: another client, which knows no notes, had committed ``end``.
+    """
 
     worker: str
     end: int

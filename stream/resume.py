@@ -73,6 +73,9 @@ def resumption(
             own.position = _fresh(note.before.end)
             own.position.open_ranges = complement(note.before.done(), note.before.end)
     before, earlier = (None, []) if note is None else taken_from(note, worker)
+    if note is None and committed:
+        # Another client set this offset: what lies below it was not done here, whoever it was.
+        before = Before("", committed, [])
     rewound = twice = 0
     version = note.version if note is not None and note.worker == worker else 0
     if own is None:
@@ -159,6 +162,8 @@ def _merged(
     done_here = complement(own.open_ranges, own.end)
     before = known.before.done() if known.before is not None else []
     told = union(mine, before)
+    if note.before is not None and not note.before.worker:
+        told = union(told, note.before.done())
     twice = 0
     if mine or len(note.earlier) < MAX_EARLIER:
         done_by_others = intersection(note.done(), complement(told, note.end))

@@ -154,9 +154,19 @@ def _users(partitions: int) -> list[str]:
 
 
 class Shop:
-    """Honest traffic: impressions of the present into every partition, until it is closed."""
+    """Traffic into every partition until it is closed: impressions of the present, or by clocks that are
+    ``ahead_ms`` ahead; ``misplaced``: by a partitioner that puts each key one partition on."""
 
-    def __init__(self, bootstrap: str, scenario: Scenario, per_second: int = 40) -> None:
+    def __init__(
+        self,
+        bootstrap: str,
+        scenario: Scenario,
+        per_second: int = 40,
+        ahead_ms: int = 0,
+        misplaced: bool = False,
+    ) -> None:
+        self._ahead_ms = ahead_ms
+        self._misplaced = misplaced
         self._topics = scenario.topics
         self._producer = KafkaProducer(bootstrap_servers=bootstrap)
         self._pause = self._topics.partitions / per_second
@@ -191,9 +201,10 @@ class Shop:
                 "item_id": f"item-{self._number % 7}",
             }
         key = self._users[partition].encode()
+        partition = (partition + self._misplaced) % self._topics.partitions
         self._producer.send(self._topics.impressions, msgspec.json.encode(event), key, partition=partition)
 
     def _run(self) -> None:
         while not self._over.wait(self._pause):
             for partition in range(self._topics.partitions):
-                self.show(partition)
+                self.show(partition, self._ahead_ms)

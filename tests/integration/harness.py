@@ -41,6 +41,7 @@ T = TypeVar("T")
 T0 = 1_700_000_000_000
 #: Machines that run other things too: generous, and only ever waited for in full when a test fails.
 PATIENCE_S = 120.0
+MOVED_CLOCK = Path(__file__).parent / "moved_clock"
 #: Silence never closes a partition, so that ticks depend on events and watermarks alone.
 TIMES = Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=120.0, idle_s=3600.0)
 
@@ -203,6 +204,7 @@ class Worker(Process):
 
     Each start has a web port of its own, as a new container has a host name of its own: a static member
     must get its partitions all the same. ``logs``: a folder for the log where ``home`` may not take it.
+    ``clock_ahead_s``: this process's wall clock is ahead by so much.
     """
 
     def __init__(
@@ -212,6 +214,7 @@ class Worker(Process):
         home: Path,
         worker_id: str = "0",
         logs: Path | None = None,
+        clock_ahead_s: float = 0.0,
     ) -> None:
         self.scenario, self.home, self.worker_id = scenario, home, worker_id
         self.port = brokers.free_port()
@@ -226,6 +229,11 @@ class Worker(Process):
             "SURGELINE_SCENARIO": str(path),
             "SURGELINE_WORKER_ID": worker_id,
         }
+        if clock_ahead_s:
+            env |= {
+                "MOVED_CLOCK_S": str(clock_ahead_s),
+                "PYTHONPATH": os.pathsep.join([str(MOVED_CLOCK), os.environ.get("PYTHONPATH", "")]),
+            }
         argv = [str(faust), "-A", "stream.app", "worker", "-l", "info", "--web-port", str(self.port)]
         super().__init__(argv, logs / f"worker-{scenario.name}-{worker_id}.log", env)
 

@@ -18,6 +18,8 @@ from pathlib import Path
 import msgspec
 import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
+from kafka.admin import MemberToRemove
+from kafka.structs import OffsetAndMetadata
 
 import surgeline.broker as brokers
 from replay.player import play
@@ -163,6 +165,7 @@ def test_fast_clocks_are_told_and_stop_nothing(
                 shop.show(0, ahead_ms=290_000)
                 time.sleep(0.7)
             assert scrapes.fired(since=few) == {"SurgelineFastClocks"}
+            until(lambda: value(scrapes.of(worker)[-1], "surgeline_ahead_events_total") >= 44, "all are read")
         final = scrapes.of(worker)[-1]
         assert value(final, "surgeline_ahead_events_total") == 44
         assert value(final, "surgeline_ahead_events") == 44
@@ -268,5 +271,110 @@ def test_records_that_retention_took_are_told(
             scrapes.after(20)
             assert scrapes.fired() - UNTRAINED == {"SurgelineRecordsLost"}
         assert value(scrapes.of(worker)[-1], "surgeline_lost_records_total") == more.shown / 4 - 25
+    finally:
+        worker.end()
+
+
+def test_a_clock_that_was_set_back_is_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
+    """Failure: everything that comes is late, and no figure but the watermark's says so.
+
+    Mechanism: a worker on a machine whose clock is 200 s ahead learns events of that clock; the clock is set
+    right and the worker starts again. Required: ``SurgelineWatermarkAhead`` alone, and only after that.
+    """
+    scenario = scenario_factory(times=LIVE)
+    worker = Worker(scenario, broker, tmp_path, clock_ahead_s=200.0).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            with Shop(broker, scenario, ahead_ms=200_000) as shop:
+                worker.reached(impressions=200)
+            worker.reached(samples=shop.shown)
+            assert scrapes.fired() - UNTRAINED == set()
+            assert worker.stop() == 0
+        worker = Worker(scenario, broker, tmp_path).ready()
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(worker)
+            scrapes.after(20)
+            assert scrapes.fired() == {"SurgelineWatermarkAhead"}
+    finally:
+        worker.end()
+
+
+def test_producers_that_are_late_are_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
+    """Failure: every event comes ten minutes old, and what is served is as old; lag in records shows none.
+
+    Required: ``SurgelineWatermarkBehind`` alone.
+    """
+    scenario = scenario_factory(times=LIVE)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario, ahead_ms=-600_000):
+            scrapes.watch(worker)
+            worker.reached(samples=40)
+            scrapes.after(70)
+            assert scrapes.fired() - UNTRAINED == {"SurgelineWatermarkBehind"}
+    finally:
+        worker.end()
+
+
+def test_records_that_two_workers_did_are_told(
+    running_broker: brokers.Broker, scenario_factory: Factory, tmp_path: Path
+) -> None:
+    """Failure: somebody sets the group's offsets back, a new worker does those records again, and the one
+    that had done them comes back without a word (``remove`` frees its partitions before they time out).
+
+    Required: ``SurgelineRecordsDoneTwice`` alone, with the true number: what was set back, not what is below.
+    """
+    if running_broker.kind == "embedded":
+        pytest.skip("the embedded broker never expires a departed static member, so nobody takes over")
+    scenario, broker = scenario_factory(times=LIVE), running_broker.bootstrap
+    back, group = 25, scenario.name
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+
+    def remove(name: str) -> None:
+        admin.remove_group_members(group, [MemberToRemove(group_instance_id=f"{group}-{name}")])
+
+    sources = [TopicPartition(scenario.topics.impressions, p) for p in range(scenario.topics.partitions)]
+    workers = [Worker(scenario, broker, tmp_path / "a", "a").ready()]
+    try:
+        with Shop(broker, scenario, 200) as shop:
+            until(lambda: shop.shown >= 400, "traffic")
+        workers[0].reached(impressions=shop.shown, samples=shop.shown)
+        assert workers[0].stop() == 0
+        remove("a")
+        committed = admin.list_group_offsets(group)[group]
+        earlier = {tp: OffsetAndMetadata(committed[tp].offset - back, "", -1) for tp in sources}
+        assert all(error.errno == 0 for error in admin.alter_group_offsets(group, earlier).values())
+        workers.append(Worker(scenario, broker, tmp_path / "b", "b").ready())
+        workers[1].reached(impressions=back * len(sources))
+        assert workers[1].stop() == 0
+        remove("b")
+        workers[0] = Worker(scenario, broker, tmp_path / "a", "a").ready()
+        with Scrapes(tmp_path) as scrapes:
+            scrapes.watch(workers[0])
+            until(lambda: workers[0].reading() == 2 * len(sources), "it has everything again")
+            scrapes.after(20)
+            assert scrapes.fired() - UNTRAINED == {"SurgelineRecordsDoneTwice"}
+        twice = value(scrapes.of(workers[0])[-1], "surgeline_done_twice_records_total")
+        assert twice == back * len(sources)
+    finally:
+        admin.close()
+        for worker in workers:
+            worker.end()
+
+
+def test_keys_by_another_partitioner_are_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
+    """Failure: a producer with a partitioner of its own breaks joins across workers, unseen.
+
+    Required: ``SurgelineMisplacedKeys`` alone.
+    """
+    scenario = scenario_factory(times=LIVE)
+    worker = Worker(scenario, broker, tmp_path).ready()
+    try:
+        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario, misplaced=True):
+            scrapes.watch(worker)
+            worker.reached(samples=40)
+            scrapes.after(50)
+            assert scrapes.fired() - UNTRAINED == {"SurgelineMisplacedKeys"}
     finally:
         worker.end()

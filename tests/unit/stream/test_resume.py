@@ -105,6 +105,17 @@ def test_a_state_older_than_its_own_commit_is_rewound_and_says_how_far() -> None
     assert found.version == 7, "serving refuses versions that it has seen"
 
 
+def test_what_an_operator_set_back_is_done_twice_and_nothing_below_it_is() -> None:
+    """`kafka-consumer-groups --reset-offsets` leaves no note; whoever reads on did not do what is below."""
+    taken = resumption("b", "actions 2", None, Place(70, None, 0, 120, "t1"))
+    assert taken.read_from == 70
+    known = taken.known
+    done = note("b", position(110), before=known.before, earlier=known.earlier)
+    found = resumption("a", "actions 2", Known(position(100), "t1"), Place(110, done, 0, 120, "t1"))
+    assert (found.rewound, found.lost, found.done_twice) == (0, 0, 30)
+    assert found.read_from == 110
+
+
 def test_what_retention_deleted_before_it_was_read_is_counted() -> None:
     own = Known(position(40, [(30, 34)]), "t1")
     found = resumption("a", "impressions 0", own, Place(30, note("a", own.position), 55, 120, "t1"))
