@@ -19,13 +19,13 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
 from bench._registry import BenchError, Result
+from clients.connection import connection
+from contracts.scenario import Scenario, Topics
+from contracts.weights import Weights, decode_weights
 from models.train import train_from_log
-from models.weights import Weights, decode_weights
 from replay.log import RecordedLog, open_log, write_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
-from stream.connection import connection
-from stream.scenario import Scenario, Topics
 from surgeline.broker import HOST, free_port
 from surgeline.launch import Child
 

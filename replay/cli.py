@@ -11,9 +11,9 @@ import click
 import numpy as np
 import polars as pl
 
+from contracts.scenario import load_scenario
 from replay.log import LogInfo, RecordedLog, open_log, write_log
 from replay.pacing import TIME_MODES, ArrivalCurve, is_curve, retime
-from stream.scenario import load_scenario
 
 #: A log whose files are no larger is counted before it is replayed, for the time that is left.
 COUNT_FIRST_BYTES = 200_000_000

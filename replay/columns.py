@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import polars as pl
 
+from contracts.events import ACTIONS, MIN_EVENT_TIME
 from replay.errors import LogError
-from stream.events import ACTIONS, MIN_EVENT_TIME
 
 IMPRESSION = "impression"
 ACTION = "action"

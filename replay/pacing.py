@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
+from contracts.events import MIN_EVENT_TIME
 from replay.columns import MAX_EVENT_TIME
 from replay.errors import LogError, PaceError
 from replay.log import CHUNK_ROWS, LogInfo, RecordedLog, summarise
 from replay.order import in_order, in_slices
-from stream.events import MIN_EVENT_TIME
 
 TimeMode = Literal["keep", "now"]
 TIME_MODES: tuple[TimeMode, ...] = ("keep", "now")

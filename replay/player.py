@@ -20,6 +20,9 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from clients.connection import Connection, connection
+from contracts.events import Watermark
+from contracts.scenario import Scenario
 from replay.columns import ACTION
 from replay.lag import LagProbe
 from replay.log import CHUNK_ROWS, RecordedLog
@@ -29,9 +32,6 @@ from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
 from replay.workers import Reports, newest
-from stream.connection import Connection, connection
-from stream.events import Watermark
-from stream.scenario import Scenario
 
 #: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
 DELIVERED = "delivered_ms"
@@ -353,8 +353,8 @@ class Player:
 
 def prepare(connection: Connection, scenario: Scenario) -> None:
     """Check that the broker answers and takes us, and make the topics that are missing."""
-    # Imported here: `stream.topics` brings a second Kafka client, which reading logs does not need.
-    from stream.topics import ensure_topics
+    # Imported here: `clients.topics` brings a second Kafka client, which reading logs does not need.
+    from clients.topics import ensure_topics
 
     check_broker(connection)
     ensure_topics(connection, scenario)

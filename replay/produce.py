@@ -20,11 +20,11 @@ import polars as pl
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from clients.connection import Connection
+from clients.quiet import answered, given_up, install
+from clients.refusal import BrokerRefused, check
 from replay.errors import BrokerError
 from replay.records import Records
-from stream.connection import Connection
-from stream.quiet import answered, given_up, install
-from stream.refusal import BrokerRefused, check
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
 BATCH_BYTES = 256 * 1024

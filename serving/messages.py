@@ -7,9 +7,9 @@ from typing import Annotated
 
 import msgspec
 
-from models.weights import Watermarks
+from contracts.events import EventTime, Id, OptionalId
+from contracts.weights import Watermarks
 from serving.errors import RequestError
-from stream.events import EventTime, Id, OptionalId
 
 MAX_ITEMS = 1000
 #: Of a batch together: some 20 ms of scoring, for which the server answers nobody else.

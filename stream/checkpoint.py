@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
+from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
 from state.join import JoinCounts
 from state.store import Batch, Store
-from stream.events import ACTIONS
 from stream.lane import NEVER
 from stream.resume import Known
 

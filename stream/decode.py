@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Action, Impression, Watermark
+from contracts.events import Action, Impression, Watermark
 
 IntArray = npt.NDArray[np.int64]
 E = TypeVar("E", Impression, Action)

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contracts.events import ACTIONS, Impression
+from contracts.scenario import Scenario
+from contracts.weights import FeatureScheme, Watermarks, Weights
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
-from models.weights import FeatureScheme, Watermarks, Weights
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
@@ -26,13 +28,11 @@ from stream.checkpoint import Progress, Totals, begin, read_progress, write_prog
 from stream.clock import Clock, SystemClock, utc
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
-from stream.events import ACTIONS, Impression
 from stream.intake import ACTIONS_KIND, IMPRESSIONS, Intake
 from stream.lane import NEVER
 from stream.new_trunk import take_up_learners
 from stream.notices import Notices
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.tick_log import TickLog
 from stream.timeline import Source, Taken, Timeline
 

@@ -7,8 +7,8 @@ from collections import deque
 
 import msgspec
 
+from contracts.weights import LearnerMetrics
 from models.online.metrics import WINDOW_TICKS
-from models.weights import LearnerMetrics
 from stream.engine import Engine
 from stream.notices import Notice
 from stream.pulse import Pulse

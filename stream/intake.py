@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from contracts.events import Action, Impression
+from contracts.scenario import Times
 from stream.checkpoint import Totals
 from stream.clock import Clock
 from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
-from stream.events import Action, Impression
 from stream.notices import Notices
 from stream.resume import Known, Place, resumption
-from stream.scenario import Times
 from stream.timeline import Source, Timeline
 
 IMPRESSIONS, ACTIONS_KIND = 0, 1

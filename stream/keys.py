@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka.partitioner import murmur2
 
+from contracts.scenario import Topics
 from stream.decode import Record, is_msgpack
 from stream.metrics import WorkerMetrics
 from stream.notices import Notices
-from stream.scenario import Topics
 from stream.transport import PartitionBatch
 
 #: Keys of one topic that are looked at between two reports: so many, one more for so many records, and no

@@ -21,26 +21,26 @@ from faust.types import TP
 from prometheus_client import REGISTRY, CollectorRegistry
 from threadpoolctl import threadpool_limits
 
+from clients.connection import Connection
+from clients.patience import patiently
+from clients.refusal import BrokerRefused
+from clients.topics import TopicsError, topic_ids
+from contracts.scenario import Scenario, home
+from contracts.weights import Weights, WeightsError
 from models.deep.locate import resolve_trunk
-from models.weights import Weights, WeightsError
 from state.errors import StateLockedError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
-from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import Engine
 from stream.history import History
 from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
-from stream.patience import patiently
 from stream.publish import Publisher
 from stream.pulse import Pulse
-from stream.refusal import BrokerRefused
 from stream.resume import Place
-from stream.scenario import Scenario, home
 from stream.timeline import Source
-from stream.topics import TopicsError, topic_ids
 from stream.transport import PartitionBatch
 
 logger = logging.getLogger(__name__)

@@ -25,16 +25,16 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from clients.connection import connection
+from contracts.scenario import load_scenario
+from contracts.weights import LearnerMetrics
 from models.online.metrics import ProgressiveMetrics
-from models.weights import LearnerMetrics
 from replay.player import prepare
 from replay.produce import Sender, partitions_of
 from replay.records import to_records
 from replay.simulate import Double11, Double11Config, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
 from replay.simulate.policy import Objective, make_rank
-from stream.connection import connection
-from stream.scenario import load_scenario
 from surgeline.broker import free_port
 from surgeline.demo import fetch
 from surgeline.launch import Child

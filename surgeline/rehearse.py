@@ -17,18 +17,18 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from contracts.events import Watermark
+from contracts.scenario import Scenario
+from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
-from models.weights import LearnerMetrics
 from replay.produce import partitions_of
 from replay.records import to_records
 from state.join import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.events import Watermark
 from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 #: Wall-clock seconds between two checkpoints, as in the worker.

@@ -7,9 +7,9 @@ import time
 import click
 from kafka.errors import KafkaError
 
-from stream.connection import Connection, connection
-from stream.scenario import Scenario, load_scenario
-from stream.topics import BROKER_WAIT_S, TopicsError, connect, ensure_topics, partition_counts, wanted_topics
+from clients.connection import Connection, connection
+from clients.topics import BROKER_WAIT_S, TopicsError, connect, ensure_topics, partition_counts, wanted_topics
+from contracts.scenario import Scenario, load_scenario
 
 
 def existing(connection: Connection, scenario: Scenario) -> dict[str, int]:

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 
+from contracts.events import MIN_EVENT_TIME
 from replay.columns import ACTION, IMPRESSION, MAX_EVENT_TIME
 from replay.source import Tally
-from stream.events import MIN_EVENT_TIME
 
 IMPLICIT = "impressions for actions that have no earlier page view"
 

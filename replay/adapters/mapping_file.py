@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from contracts.events import ACTIONS
 from replay.adapters import cells
 from replay.columns import IMPRESSION, SCHEMA
 from replay.errors import MappingError
-from stream.events import ACTIONS
 
 DELAY_UNITS = tuple(cells.PER_US)
 NEEDED = ("event_time", "user_id", "item_id")

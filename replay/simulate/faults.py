@@ -18,9 +18,9 @@ from typing import Generic, Literal, TypeVar, get_args
 import numpy as np
 import polars as pl
 
+from contracts.events import ACTIONS
 from replay.columns import ACTION
 from replay.errors import ReplayError
-from stream.events import ACTIONS
 
 T = TypeVar("T")
 Counts = dict[str, int]

@@ -2,7 +2,7 @@
 
 Like `faults.py`, but over `Records` (JSON in UTF-8, as `replay.records.to_records` makes them), because a
 frame cannot hold what is malformed. ``refused`` counts the records that the event contract does not
-accept, found by decoding them against `stream.events`.
+accept, found by decoding them against `contracts.events`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from contracts.events import Action, Impression
 from replay.records import Records
 from replay.simulate.faults import Counts, FaultError, Faulty
-from stream.events import Action, Impression
 
 Damage = Literal["truncated", "binary", "not_an_object", "missing_field", "wrong_type"]
 DAMAGES: tuple[str, ...] = get_args(Damage)

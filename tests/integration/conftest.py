@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario, Topics
+from contracts.scenario import Scenario, Topics
 from tests.integration.secured import Secured, missing
 
 KINDS: list[brokers.Kind] = ["embedded"]

@@ -22,17 +22,17 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from threadpoolctl import threadpool_limits
 
 import surgeline.broker as brokers
+from contracts.events import Watermark
+from contracts.scenario import Scenario, Times
+from contracts.weights import Weights, decode_weights
 from models.deep.trunk import Trunk
-from models.weights import Weights, decode_weights
 from replay.columns import conform
 from replay.log import LogInfo, summarise
 from replay.player import PlayReport, play
 from state.store import Store
 from stream.engine import Engine
-from stream.events import Watermark
 from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario, Times
 from stream.timeline import Source
 from surgeline.launch import Child
 

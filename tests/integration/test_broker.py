@@ -20,7 +20,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario, Topics
+from contracts.scenario import Scenario, Topics
 from surgeline.cli import main
 
 HOLD = """

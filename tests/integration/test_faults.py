@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario, Topics
 from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play
 from replay.process_faults import ProcessFaults
 from replay.simulate.faults import FLOOD_USER
 from state.formulas import COUNTS, unpack_row
-from stream.scenario import Scenario, Topics
 from tests.integration.faults_harness import (
     Laboratory,
     Table,

@@ -20,10 +20,10 @@ import msgspec
 import pytest
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.store import Store
 from stream.engine import Engine
-from stream.scenario import Scenario, Times
 from tests.integration.harness import (
     T0,
     Playing,

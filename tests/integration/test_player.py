@@ -23,6 +23,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.partitioner import murmur2
 
+from clients.connection import Connection
+from clients.topics import ensure_topics
+from contracts.events import Action, Impression, Watermark
+from contracts.scenario import Scenario, Topics
 from replay.columns import conform
 from replay.errors import BrokerError
 from replay.lag import LagProbe
@@ -30,10 +34,6 @@ from replay.log import LogInfo, summarise, write_log
 from replay.pacing import Pace
 from replay.player import Player, Progress, play
 from replay.produce import Sender
-from stream.connection import Connection
-from stream.events import Action, Impression, Watermark
-from stream.scenario import Scenario, Topics
-from stream.topics import ensure_topics
 
 T0 = 1_700_000_000_000
 

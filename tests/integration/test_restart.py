@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from clients.connection import Connection
+from clients.topics import ensure_topics
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from replay.columns import conform
 from state.store import Store
-from stream.connection import Connection
 from stream.engine import Engine
 from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
-from stream.topics import ensure_topics
 from tests.integration.harness import (
     T0,
     TIMES,

@@ -15,12 +15,12 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import Watermark
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from replay.records import to_records
 from state.store import Store
 from stream.engine import Engine
-from stream.events import Watermark
-from stream.scenario import Scenario, Times
 from surgeline.rehearse import RehearsalReport, rehearse_logs
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, produce, until
 

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.weights import Weights, decode_weights
+from contracts.scenario import Scenario, Topics
+from contracts.weights import Weights, decode_weights
 from replay.player import PlayReport, play
 from state.formulas import TABLES
-from stream.scenario import Scenario, Topics
 from tests.integration.harness import (
     T0,
     TIMES,

@@ -13,12 +13,12 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import Action, Impression
 from replay.adapters import ADAPTERS, adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.errors import LogError, LogNotFoundError
 from replay.log import open_log, to_records
 from replay.source import TableLog
-from stream.events import Action, Impression
 
 
 def ms(text: str) -> int:

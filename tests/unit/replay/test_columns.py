@@ -8,9 +8,9 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import Action, Impression
 from replay.columns import COLUMNS, SCHEMA, conform, context_type, flattened, refusals
 from replay.log import to_records
-from stream.events import Action, Impression
 
 
 def reason(table: pl.DataFrame) -> str | None:

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from contracts.events import Action, Impression
+from contracts.scenario import Scenario
 from replay.errors import BrokerError
 from replay.pacing import Pace
 from replay.player import Player, PlayReport, play
-from stream.events import Action, Impression
-from stream.scenario import Scenario
 
 
 def portions(player: Player) -> list[Any]:

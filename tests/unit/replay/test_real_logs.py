@@ -8,11 +8,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from contracts.events import Action, Impression
 from replay.adapters import adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.log import open_log, to_records
 from replay.source import TableLog
-from stream.events import Action, Impression
 
 #: name -> (source rows that are impressions, actions by type, first and last second)
 KNOWN = {

@@ -10,9 +10,9 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS, Action, Impression
 from replay.columns import conform
 from replay.records import json_lines, to_records
-from stream.events import ACTIONS, Action, Impression
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ids = texts.filter(bool)

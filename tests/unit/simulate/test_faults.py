@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS
 from replay.simulate import Night
 from replay.simulate.faults import (
     FLOOD_USER,
@@ -22,7 +23,6 @@ from replay.simulate.faults import (
     label_outage,
     late,
 )
-from stream.events import ACTIONS
 
 Fault = Callable[[Iterator[pl.DataFrame]], Faulty[pl.DataFrame]]
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS
 from replay.columns import conform, refusals
 from replay.simulate import Double11, Double11Config, Night
 from replay.simulate.frames import TRUTH_SCHEMA
 from replay.simulate.pending import ORDER
-from stream.events import ACTIONS
 
 
 def test_equal_settings_give_equal_rows_and_other_seeds_others() -> None:

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from contracts.events import Action, Impression, Watermark
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.events import Action, Impression, Watermark
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 T0 = 1_700_000_000_000

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS, MIN_EVENT_TIME, Action, Impression
 from stream.decode import Decoded, Decoder, Record
-from stream.events import ACTIONS, MIN_EVENT_TIME, Action, Impression
 
 NOW = 1_700_000_000_000
 FUTURE, CLOSING = 300_000, 7_000

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from contracts.scenario import Scenario
+from contracts.weights import decode_weights, encode_weights
 from models.deep.trunk import Trunk
-from models.weights import decode_weights, encode_weights
 from state.errors import StateFormatError
 from state.formulas import COUNTS, TABLES, features
 from state.store import Batch, Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 MakeRig = Callable[..., Any]

@@ -16,6 +16,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 from prometheus_client import CollectorRegistry
 
+from contracts.scenario import Times, Topics
 from stream.decode import Record
 from stream.keys import (
     AGREED,
@@ -34,7 +35,6 @@ from stream.keys import (
 from stream.metrics import WorkerMetrics
 from stream.notices import Notices
 from stream.pulse import Pulse
-from stream.scenario import Times, Topics
 from stream.transport import PartitionBatch
 
 TOPICS = Topics()

@@ -10,9 +10,9 @@ from uuid import UUID
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from stream.connection import Connection
-from stream.refusal import check
-from stream.scenario import Scenario
+from clients.connection import Connection
+from clients.refusal import check
+from contracts.scenario import Scenario
 
 #: Largest record of the dead-letter and weights topics, in bytes. A dead letter holds a refused record in
 #: base64, so it outgrows the broker's usual limit (1 MiB) where the record itself did not; weights hold the

@@ -113,7 +113,7 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
 
 
 class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """How to connect to Kafka; empty: as the environment says, see ``stream.connection``.
+    """How to connect to Kafka; empty: as the environment says, see ``clients.connection``.
 
     Passwords and tokens have no field here: a scenario is shared and kept in version control.
     """

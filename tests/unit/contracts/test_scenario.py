@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.online.river_learner import RIVER_MODELS
-from stream.scenario import (
+from contracts.scenario import (
     DEFAULT_BOOTSTRAP,
     RIVER_LEARNERS,
     Features,
@@ -20,6 +19,7 @@ from stream.scenario import (
     load_scenario,
     worker_id,
 )
+from models.online.river_learner import RIVER_MODELS
 
 
 def load(tmp_path: Path, text: str) -> Scenario:
