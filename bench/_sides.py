@@ -168,7 +168,7 @@ def raw_fetch(run: Run, played: PlayReport) -> Result:
     say("bare fetch")
     log = run.folder / f"raw-{time.monotonic_ns()}.log"
     argv = [sys.executable, "-m", "bench._raw_fetch", run.bootstrap, str(expected)]
-    child = Child([*argv, topics.impressions, topics.actions], log)
+    child = Child([*argv, *topics.sources], log)
     try:
         status = child.wait(300.0)
     finally:

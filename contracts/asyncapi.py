@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.events import Action, DeadLetter, Impression, Watermark
+from contracts.events import Action, Behaviour, DeadLetter, Impression, Watermark
 from contracts.scenario import Topics
 from contracts.weights import Weights
 
@@ -16,6 +16,7 @@ from contracts.weights import Weights
 _CHANNELS: dict[str, tuple[str, str, tuple[type, ...]]] = {
     "impressions": ("impressions", "receive", (Impression, Watermark)),
     "actions": ("actions", "receive", (Action, Watermark)),
+    "behaviours": ("behaviours", "receive", (Behaviour, Watermark)),
     "deadLetters": ("dead_letter", "send", (DeadLetter,)),
     "weights": ("weights", "send", (Weights,)),
 }

@@ -1,4 +1,4 @@
-"""The event contract: what may stand in the impressions and actions topics.
+"""The event contract: what may stand in the source topics, one kind of event each.
 
 Events are JSON objects (MessagePack maps are accepted too), one a record, keyed by ``user_id``. Event
 time is milliseconds UTC. Unknown fields pass; a missing or wrong one sends the record to the dead-letter
@@ -11,24 +11,32 @@ from typing import Annotated, Literal, get_args
 
 import msgspec
 
+from contracts.limits import MAX_AMOUNT, MAX_EVENT_TIME, MAX_ID, MAX_POSITION, MAX_TYPE, MIN_EVENT_TIME
+
 ActionName = Literal["click", "cart", "favourite", "purchase", "refund"]
 
 #: The order is the bit order in the join's action masks and the column order of the counts: append only.
 ACTIONS: tuple[str, ...] = get_args(ActionName)
 
-#: 2000-01-01 UTC: an event time below it is almost surely seconds written where milliseconds belong.
-MIN_EVENT_TIME = 946_684_800_000
+#: The kinds of events, in the words of recorded logs; each has a topic. The index is the kind's number in
+#: states and commits, and events of the same time count in this order: append only.
+KINDS: tuple[str, ...] = ("impression", "action", "behaviour")
+IMPRESSION, ACTION, BEHAVIOUR = KINDS
 
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-OptionalId = Annotated[str, msgspec.Meta(max_length=256)]
-EventTime = Annotated[int, msgspec.Meta(ge=MIN_EVENT_TIME, le=2**53)]
+Id = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID)]
+OptionalId = Annotated[str, msgspec.Meta(max_length=MAX_ID)]
+TypeName = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_TYPE)]
+EventTime = Annotated[int, msgspec.Meta(ge=MIN_EVENT_TIME, le=MAX_EVENT_TIME)]
+Place = Annotated[int, msgspec.Meta(ge=0, le=MAX_POSITION)]
+Amount = Annotated[float, msgspec.Meta(ge=0.0, le=MAX_AMOUNT)]
 
 
 class Impression(msgspec.Struct, gc=False, kw_only=True):
     """One item shown to one user at one position of one request.
 
-    ``features`` are real-time features logged at serving time, by the names of the weights' feature
-    list; they win over what the worker would compute.
+    ``request_id`` is the list that it was shown in, ``stock`` the units that were left (null where that is
+    not known). ``features`` are real-time features logged at serving time, by the names of the weights'
+    feature list; they win over what the worker would compute.
 
     >>> msgspec.json.decode(
     ...     b'{"impression_id":"i1","event_time":1700000000000,"user_id":"u","item_id":"x"}', type=Impression
@@ -42,8 +50,9 @@ class Impression(msgspec.Struct, gc=False, kw_only=True):
     item_id: Id
     category_id: OptionalId = ""
     shop_id: OptionalId = ""
-    position: Annotated[int, msgspec.Meta(ge=0, le=32_767)] = 0
-    price: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    position: Place = 0
+    price: Amount = 0.0
+    stock: Amount | None = None
     request_id: OptionalId = ""
     context: dict[str, OptionalId] | None = None
     features: dict[str, float] | None = None
@@ -57,7 +66,35 @@ class Action(msgspec.Struct, gc=False, kw_only=True):
     user_id: Id
     action: ActionName
     item_id: OptionalId = ""
-    value: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    value: Amount = 0.0
+
+
+class Behaviour(msgspec.Struct, gc=False, kw_only=True):
+    """Anything else that a user did: a page view, a search, a filter, a look at an item that no list showed.
+
+    ``type`` is free text, in the shop's own words. A behaviour is joined to nothing and never a label. It has
+    no id: one that a producer sends twice counts twice. ``query`` is what was searched or chosen, ``value``
+    an amount that belongs to it.
+
+    >>> msgspec.json.decode(
+    ...     b'{"event_time":1700000000000,"user_id":"u","type":"search","query":"tent"}', type=Behaviour
+    ... ).query
+    'tent'
+    """
+
+    event_time: EventTime
+    user_id: Id
+    type: TypeName
+    item_id: OptionalId = ""
+    category_id: OptionalId = ""
+    shop_id: OptionalId = ""
+    query: OptionalId = ""
+    value: Amount = 0.0
+    context: dict[str, OptionalId] | None = None
+
+
+#: The schema of each of ``KINDS``.
+EVENTS: tuple[type[Impression] | type[Action] | type[Behaviour], ...] = (Impression, Action, Behaviour)
 
 
 class Watermark(msgspec.Struct, gc=False, kw_only=True):

@@ -175,7 +175,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
 
 
 def add_agents(app: SurgelineApp) -> None:
-    """Impressions and actions into the engine; the tick."""
+    """Events of every kind into the engine; the tick."""
     runtime = app.offsets
 
     async def take(batches: Any) -> None:
@@ -186,7 +186,7 @@ def add_agents(app: SurgelineApp) -> None:
                 app.give_up(error)
                 return
 
-    for name in (app.scenario.topics.impressions, app.scenario.topics.actions):
+    for name in app.scenario.topics.sources:
         app.agent(batch_topic(app, name), name=f"take-{name}")(take)
 
     @app.task

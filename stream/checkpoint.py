@@ -32,11 +32,13 @@ class Totals(msgspec.Struct):
     for their time. ``older_logs``: how often the whole input went back in time. ``rewound`` records were
     read again because the state was older than its own commit; ``lost`` ones were gone from the topic
     before they were read; ``done_twice`` were done here and, after a move, by another worker.
-    ``unlearned`` impressions were closed without learning, when a new trunk took over.
+    ``unlearned`` impressions were closed without learning, when a new trunk took over. States of before a
+    count was there have it at 0.
     """
 
     impressions_read: int = 0
     actions_read: int = 0
+    behaviours_read: int = 0
     refused: int = 0
     late: int = 0
     ahead: int = 0

@@ -272,7 +272,7 @@ class Arm:
         scenario = load_scenario(self._scenario)
         topics = scenario.topics
         kafka = connection(scenario.kafka, self.plan.bootstrap)
-        async with Sender(kafka, topics.impressions, topics.actions) as sender:
+        async with Sender(kafka, topics.sources) as sender:
             while (made := await asyncio.to_thread(_next, frames)) is not None:
                 log, truth = made
                 # A night without its worker would go on with old weights, for minutes and for nothing.

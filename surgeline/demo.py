@@ -25,6 +25,7 @@ from typing import Any
 import click
 
 from clients.connection import forget_security
+from contracts.events import ACTIONS
 from contracts.scenario import home
 from surgeline.broker import Broker, free_port
 from surgeline.launch import Child
@@ -272,7 +273,7 @@ def summarise(
 ) -> None:
     """What happened, in words."""
     totals = view["totals"]
-    actions = sum(totals[name] for name in ("click", "cart", "favourite", "purchase", "refund"))
+    actions = sum(totals[name] for name in ACTIONS)
     say("\nWhat happened")
     say(f"  events in        {sent['impressions']:,} impressions and {sent['actions']:,} actions")
     say(

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping
 
 import polars as pl
 
-from contracts.events import MIN_EVENT_TIME
-from replay.columns import ACTION, IMPRESSION, MAX_EVENT_TIME
+from contracts.events import ACTION, IMPRESSION
+from contracts.limits import MAX_RECORDED_TIME, MIN_EVENT_TIME
 from replay.source import Tally
 
 IMPLICIT = "impressions for actions that have no earlier page view"
@@ -47,7 +47,7 @@ def attributed(name: str, table: pl.DataFrame, rows: int, tally: Tally) -> Itera
     """
     pair = ["user_id", "item_id"]
     known = pl.all_horizontal(pl.col(*pair, "kind", "event_time").is_not_null(), pl.col(pair) != "")
-    in_time = pl.col("event_time").is_between(MIN_EVENT_TIME, MAX_EVENT_TIME)
+    in_time = pl.col("event_time").is_between(MIN_EVENT_TIME, MAX_RECORDED_TIME)
     usable = known & in_time & pl.col("_reason").is_null()
     mark = table.select(usable.alias("usable"))["usable"]
     if not mark.all():

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import polars as pl
 
+from contracts.limits import MAX_ID
 from replay.adapters.tables import batches, find_file, require_file, time_ordered
-from replay.columns import MAX_ID
 from replay.errors import LogError
 from replay.source import Label, TableLog, Tally, label_events
 

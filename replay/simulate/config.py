@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from contracts.events import MIN_EVENT_TIME
+from contracts.limits import MIN_EVENT_TIME
 from replay.errors import ReplayError
 
 Policy = Literal["logged", "random", "oracle"]

@@ -106,6 +106,9 @@ class FrameMaker:
             pl.lit(self._context).gather(pl.col("context")).alias("context"),
             pl.lit(self._action).gather(pl.col("event")).alias("action"),
             pl.when(~shown).then(pl.col("value")),
+            pl.lit(None, dtype=pl.Float64).alias("stock"),
+            pl.lit(None, dtype=pl.String).alias("type"),
+            pl.lit(None, dtype=pl.String).alias("query"),
         ).select(COLUMNS)
 
     def truth(self, columns: dict[str, np.ndarray]) -> pl.DataFrame:

@@ -167,7 +167,7 @@ class Double11:
                 "value": zero.astype(np.float64),
             }
         )
-        return frame.drop("event", "impression_id", "request_id", "action", "value")
+        return frame.drop("event", "impression_id", "request_id", "action", "value", "stock", "type", "query")
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""

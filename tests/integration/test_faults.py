@@ -40,7 +40,7 @@ SHOWN = 1500
 @pytest.fixture(scope="module")
 def lab(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """One worker for those faults that need no settings of their own: most of a test is a worker's start."""
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
+    roles = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
     topics = Topics(**{role: f"faults-{role.replace('_', '-')}" for role in roles})
     scenario = Scenario(name="faults", topics=topics, times=TIMES)
     with laboratory(broker, scenario, tmp_path_factory.mktemp("faults")) as room:

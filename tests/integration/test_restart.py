@@ -27,7 +27,6 @@ from models.deep.trunk import Trunk
 from replay.columns import conform
 from state.store import Store
 from stream.engine import Engine
-from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
 from stream.timeline import Source
 from tests.integration.harness import (
@@ -81,10 +80,10 @@ def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int
         topics = scenario.topics
         batches: dict[Source, list[Any]] = {
             Source(kind, partition): []
-            for kind in (IMPRESSIONS, ACTIONS_KIND)
+            for kind in range(len(topics.sources))
             for partition in range(topics.partitions)
         }
-        for kind, topic in ((IMPRESSIONS, topics.impressions), (ACTIONS_KIND, topics.actions)):
+        for kind, topic in enumerate(topics.sources):
             for record in read_topic(broker, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:

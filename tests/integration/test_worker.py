@@ -59,7 +59,7 @@ class Life:
 
 
 def scenario(name: str) -> Scenario:
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
+    roles = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
     names = {role: f"{name}-{role.replace('_', '-')}" for role in roles}
     return Scenario(name=name, topics=Topics(**names), times=TIMES)
 

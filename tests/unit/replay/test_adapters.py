@@ -13,7 +13,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from contracts.events import Action, Impression
+from contracts.events import EVENTS
 from replay.adapters import ADAPTERS, adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.errors import LogError, LogNotFoundError
@@ -39,8 +39,8 @@ def read(name: str, path: Path) -> tuple[list[tuple[int, str, str]], TableLog, p
     table = pl.concat(list(log.chunks()))
     assert to_records(small).values == to_records(table).values
     records = to_records(table)
-    for is_action, value in zip(records.is_action, records.values, strict=True):
-        msgspec.json.decode(value, type=Action if is_action else Impression)
+    for kind, value in zip(records.kinds.tolist(), records.values, strict=True):
+        msgspec.json.decode(value, type=EVENTS[kind])
     found = [
         (time, key, what or "shown")
         for time, key, what in table.select("event_time", "impression_id", "action").iter_rows()

@@ -131,8 +131,8 @@ def test_a_flood_has_one_user_and_new_ids(make: Any) -> None:
     events = [
         msgspec.json.decode(value, type=Impression)
         for portion in portions
-        for value, acts in zip(portion.records.values, portion.records.is_action, strict=True)
-        if not acts
+        for value, kind in zip(portion.records.values, portion.records.kinds, strict=True)
+        if not kind
     ]
     flood = [event for event in events if event.user_id == FLOOD_USER]
     assert len(flood) == 150 and len({event.impression_id for event in events}) == 250

@@ -85,7 +85,7 @@ def one_record() -> Records:
 
 
 async def stuck(bootstrap: str) -> tuple[Sender, StuckProducer]:
-    sender, producer = Sender(Connection(bootstrap), "i", "a"), StuckProducer()
+    sender, producer = Sender(Connection(bootstrap), ("i", "a", "b")), StuckProducer()
     sender._producer = producer
     sender.partitions = 1
     await sender.send(one_record(), np.array([0]))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from contracts.events import Action, Impression
+from contracts.events import EVENTS, Action, Impression
 from replay.adapters import adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.log import open_log, to_records
@@ -42,11 +42,11 @@ def test_every_record_decodes_in_order_and_finds_its_impression(name: str) -> No
     newest = 0
     for chunk in open_log(name).chunks(20_000):
         records = to_records(chunk)
-        for is_action, value in zip(records.is_action.tolist(), records.values, strict=True):
-            event = msgspec.json.decode(value, type=Action if is_action else Impression)
+        for kind, value in zip(records.kinds.tolist(), records.values, strict=True):
+            event = msgspec.json.decode(value, type=EVENTS[kind])
             assert event.event_time >= newest
             newest = event.event_time
-            if is_action:
+            if isinstance(event, Action):
                 assert shown[event.impression_id] <= event.event_time
-            else:
+            elif isinstance(event, Impression):
                 assert shown.setdefault(event.impression_id, newest) == newest

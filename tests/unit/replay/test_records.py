@@ -43,7 +43,7 @@ money = st.floats(0, 1e12, allow_nan=False)
 )
 def test_impressions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> None:
     records = to_records(conform(pl.DataFrame(rows, infer_schema_length=None)))
-    assert not records.is_action.any()
+    assert not records.kinds.any()
     for row, key, value in zip(rows, records.keys, records.values, strict=True):
         decoded = msgspec.json.decode(value, type=Impression)
         assert key == row["user_id"].encode()
@@ -76,7 +76,7 @@ def test_impressions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> 
 )
 def test_actions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> None:
     records = to_records(conform(pl.DataFrame(rows, infer_schema_length=None)))
-    assert records.is_action.all()
+    assert (records.kinds == 1).all()
     for row, value in zip(rows, records.values, strict=True):
         decoded = msgspec.json.decode(value, type=Action)
         assert decoded.action == row["action"]

@@ -46,7 +46,7 @@ def test_the_log_is_canonical_and_hides_the_truth(night: Night) -> None:
         assert actions[column].null_count() == actions.height
     assert (
         night.log.filter(pl.col("event") == "impression")
-        .drop("action", "value")
+        .drop("action", "value", "stock", "type", "query")
         .null_count()
         .sum_horizontal()[0]
         == 0

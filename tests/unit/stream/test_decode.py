@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.events import ACTIONS, MIN_EVENT_TIME, Action, Impression
+from contracts.events import ACTIONS, Action, Impression
+from contracts.limits import MIN_EVENT_TIME
 from stream.decode import Decoded, Decoder, Record
 
 NOW = 1_700_000_000_000

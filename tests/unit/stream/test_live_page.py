@@ -259,7 +259,7 @@ class _Clock:
 
 def _record(history: History, engine: Engine, impressions: int) -> LiveView:
     if impressions:
-        engine.stats.seen(1000, impressions, 0)
+        engine.stats.seen(1000, impressions, 0, 0)
     history.record(engine, 0, 0)
     view = history.view()
     assert view is not None
