@@ -24,7 +24,7 @@ from clients.connection import Connection
 from clients.topics import ensure_topics
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
-from replay.columns import conform
+from replay.columns import conform, in_event_order
 from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
@@ -47,7 +47,7 @@ CROWD = 60_000
 
 
 class Crowd(Sale):
-    """Each of ``CROWD`` users once, each with an item of its own; a tenth clicked. 30 s of event time."""
+    """Each of ``CROWD`` users once, each with an item of its own; a tenth clicked and looked. 30 s of time."""
 
     def __init__(self, start: int, seed: int = 5) -> None:
         rng = np.random.default_rng(seed)
@@ -69,8 +69,10 @@ class Crowd(Sale):
         clicks = clicked.with_columns(
             pl.lit("action").alias("event"), pl.lit("click").alias("action"), pl.col("event_time") + 1500
         )
-        table = conform(pl.concat([shown, clicks]))
-        self.table = table.sort("event_time", pl.col("event") == "action", maintain_order=True)
+        looks = clicked.select(
+            "event_time", "user_id", "item_id", event=pl.lit("behaviour"), type=pl.lit("look")
+        )
+        self.table = in_event_order(conform(pl.concat([shown, clicks, looks], how="diagonal")))
 
 
 def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int:
