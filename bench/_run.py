@@ -23,7 +23,9 @@ from clients.connection import connection
 from contracts.scenario import Scenario, Topics
 from contracts.weights import Weights, decode_weights
 from models.train import train_from_log
-from replay.log import RecordedLog, open_log, write_log
+from replay.files import write_log
+from replay.log import RecordedLog
+from replay.open_log import open_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
 from surgeline.broker import HOST, free_port

@@ -146,7 +146,7 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     import polars as pl
 
     from models.train import train_from_log
-    from replay.log import open_log
+    from replay.open_log import open_log
     from replay.simulate.config import Double11Config
     from replay.simulate.generate import Double11
 
@@ -231,7 +231,7 @@ def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
     """Replay a log in about ``seconds``, shifted to now. Returns counts by kind."""
     from contracts.scenario import load_scenario
     from replay.display import Display
-    from replay.log import open_log
+    from replay.open_log import open_log
     from replay.player import play as replay
 
     log = open_log(str(path))

@@ -21,7 +21,8 @@ import polars as pl
 from contracts.scenario import Kafka, Scenario, home
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
-from replay.log import RecordedLog, open_log
+from replay.log import RecordedLog
+from replay.open_log import open_log
 from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine

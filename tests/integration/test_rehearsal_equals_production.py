@@ -14,8 +14,7 @@ import polars as pl
 
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
-from replay.files import FileLog
-from replay.log import write_log
+from replay.files import FileLog, write_log
 from replay.player import play
 from replay.simulate import Double11, Double11Config
 from state.store import Store

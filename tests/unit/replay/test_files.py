@@ -10,7 +10,9 @@ import pytest
 
 import replay.files as files
 from replay.errors import LogError
-from replay.log import open_log, to_records, write_log
+from replay.files import write_log
+from replay.log import to_records
+from replay.open_log import open_log
 
 
 def rows(make: Any) -> list[dict[str, Any]]:
