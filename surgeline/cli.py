@@ -20,16 +20,20 @@ class Lazy(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Lazy("surgeline.demo", "command", "A flash sale on this machine, start to end."),
-    "closed-loop": Lazy("surgeline.closed_loop", "command", "A night ranked by the engine while it learns."),
-    "broker": Lazy("surgeline.broker", "command", "Run a broker on this machine until Ctrl-C."),
+    "demo": Lazy("surgeline.local.demo", "command", "A flash sale on this machine, start to end."),
+    "closed-loop": Lazy(
+        "surgeline.closed_loop.command", "command", "A night ranked by the engine while it learns."
+    ),
+    "broker": Lazy("surgeline.local.broker", "command", "Run a broker on this machine until Ctrl-C."),
     "topics": Lazy("surgeline.topics", "command", "Create the scenario's topics, or show them."),
     "train": Lazy("surgeline.train", "command", "Train a trunk from a recorded log."),
-    "worker": Lazy("surgeline.worker", "command", "Run one engine worker (Faust)."),
+    "worker": Lazy("surgeline.local.worker", "command", "Run one engine worker (Faust)."),
     "serve": Lazy("serving.cli", "serve", "Score over HTTP with the newest weights."),
     "simulate": Lazy("replay.simulate.cli", "simulate", "Write a simulated sale as a recorded log."),
     "replay": Lazy("replay.cli", "replay", "Send a recorded log to Kafka at its own pace or faster."),
-    "evaluate": Lazy("surgeline.evaluate", "command", "Rehearse a log without a broker and report."),
+    "evaluate": Lazy(
+        "surgeline.evaluation.command", "command", "Rehearse a log without a broker and report."
+    ),
     "logs": Lazy("replay.cli", "logs", "List the recorded logs that are known by name."),
     "inspect": Lazy("replay.cli", "inspect_log", "Describe a recorded log."),
     "export": Lazy("replay.cli", "export", "Write a recorded log in the canonical columns."),

@@ -19,7 +19,7 @@ from replay.player import play
 from replay.simulate import Double11, Double11Config
 from state.store import Store
 from stream.engine import Engine
-from surgeline.rehearse import rehearse
+from surgeline.evaluation.rehearse import rehearse
 from tests.integration.harness import TIMES, Worker
 
 

@@ -1,4 +1,5 @@
-"""Fails when a room imports what docs/design.md keeps from it, or when files import each other in a circle.
+"""Fails when a room imports what docs/design.md keeps from it, when files import each other in a circle,
+or when another file than clients/launch.py starts a process.
 
 The rules are those of the design's table with the exceptions of docs/decisions/0002. Imports are read
 from the syntax tree, so that one inside a function or under TYPE_CHECKING counts as well. A breach names
@@ -25,6 +26,16 @@ TORCH = ("torch",)
 #: Reading any of these runs what the file says.
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
+
+#: The file that starts processes.
+LAUNCH = "clients/launch.py"
+#: Any of these starts, or becomes, another process.
+STARTERS = re.compile(
+    r"subprocess\.(Popen|run|call|check_call|check_output|getoutput|getstatusoutput)"
+    r"|asyncio\.(create_subprocess_\w+|subprocess\.\w+)"
+    r"|os\.(system|popen|fork|forkpty|exec\w+|spawn\w+|posix_spawnp?)"
+    r"|pty\.(fork|spawn)|multiprocessing(\..+)?|concurrent\.futures\.(ProcessPoolExecutor|process(\..+)?)"
+)
 
 
 class Room(NamedTuple):
@@ -133,6 +144,16 @@ def circle(graph: dict[str, list[str]]) -> list[str]:
     return best
 
 
+def starts(path: str, source: str) -> list[str]:
+    """Every place in ``source`` that starts a process, by attribute or by an imported name."""
+    found = list(imports(source, path.rpartition("/")[0].replace("/", ".")))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.append((node.lineno, ast.unparse(node)))
+    names = ((line, name) for line, name in found if STARTERS.fullmatch(name))
+    return [f"{path}:{line}: {name} belongs to {LAUNCH}" for line, name in names]
+
+
 def breaches(path: str, source: str) -> list[str]:
     """Every import in ``source`` that the room of ``path`` does not allow."""
     room = path.partition("/")[0]
@@ -172,6 +193,17 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert not found, "a circle of imports: " + " -> ".join(found)
 
 
+def test_processes_are_started_in_one_file() -> None:
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    found = {
+        path: starts(path, file.read_text(encoding="utf-8"))
+        for file in files
+        for path in [file.relative_to(ROOT).as_posix()]
+    }
+    assert len(found.pop(LAUNCH)) > 2, "the file that starts processes hardly starts any"
+    assert not any(found.values()), "\n".join(line for lines in found.values() for line in lines)
+
+
 def test_the_rules_cover_every_room_of_the_design() -> None:
     """A folder that the design's table gains, or a new package, must get a rule here."""
     table = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").partition("## Rooms")[2]
@@ -200,9 +232,9 @@ def test_the_rules_cover_every_room_of_the_design() -> None:
         ("replay/log.py", "import stream.topics_of_mine", "must not import stream.topics_of_mine"),
         ("stream/tick.py", "import rocksdict", "no place in stream/"),
         ("stream/tick.py", "from replay import log", "must not import replay.log"),
-        ("stream/tick.py", "import surgeline.broker", "must not import surgeline.broker"),
+        ("stream/tick.py", "import surgeline.local.broker", "must not import surgeline.local.broker"),
         ("stream/tick.py", "import bench.tick", "must not import bench.tick"),
-        ("surgeline/demo.py", "import bench.tick", "must not import bench.tick"),
+        ("surgeline/local/demo.py", "import bench.tick", "must not import bench.tick"),
         ("stream/tick.py", "import importlib\nimportlib.import_module('replay.log')", "import replay.log"),
         ("bench/tick.py", "import pickle", "runs what it reads"),
         ("models/train.py", "from joblib import load", "runs what it reads"),
@@ -222,7 +254,7 @@ def test_a_breach_is_found(path: str, source: str, expected: str) -> None:
         ("replay/log.py", "from contracts.events import Action\nfrom clients import topics"),
         ("models/deep/fit.py", "import torch\nfrom .network import Trunk"),
         ("models/deep/x.py", "from contracts.weights import Weights\nimport json, modes"),
-        ("bench/tick.py", "import torch, surgeline.broker, stream.tick, rocksdict"),
+        ("bench/tick.py", "import torch, surgeline.local.broker, stream.tick, rocksdict"),
     ],
 )
 def test_what_is_allowed_passes(path: str, source: str) -> None:
@@ -267,3 +299,28 @@ def test_what_is_allowed_passes(path: str, source: str) -> None:
 def test_a_circle_is_found(sources: dict[str, str], expected: str) -> None:
     """The check can fail: each way to import, once in a circle, and what is none."""
     assert circle(import_graph(sources)) == expected.split()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess\nsubprocess.run(['ps'])",
+        "import subprocess\nstart = subprocess.Popen",
+        "def f():\n    from subprocess import check_output",
+        "import asyncio\nasyncio.create_subprocess_exec('ps')",
+        "import os\nos.execv('ps', [])",
+        "import os\nos.posix_spawn('ps', [], {})",
+        "from multiprocessing import Process",
+        "from concurrent.futures import ProcessPoolExecutor",
+    ],
+)
+def test_a_start_is_found(source: str) -> None:
+    """The check can fail: each way to start a process, once."""
+    assert len(starts("replay/x.py", source)) == 1
+
+
+def test_what_starts_nothing_passes() -> None:
+    source = (
+        "import os, subprocess\ntry:\n    os.kill(1, 0)\nexcept subprocess.TimeoutExpired:\n    child.wait()"
+    )
+    assert starts("replay/x.py", source) == []

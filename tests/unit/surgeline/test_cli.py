@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from contracts.scenario import ScenarioError
 from surgeline import cli
-from surgeline.broker import BrokerError
+from surgeline.local.broker import BrokerError
 
 
 def install(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
