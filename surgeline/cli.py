@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-#: Packages whose errors are written for people: one line, no traceback.
-ROOMS = frozenset({"stream", "state", "models", "serving", "replay", "surgeline"})
+from contracts.errors import SurgelineError
 
 
 class Lazy(NamedTuple):
@@ -43,15 +42,9 @@ COMMANDS = {
 class OneLine(click.ClickException):
     """One of our typed errors as a message: status 2 for wrong input (``ValueError``), else 1."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: SurgelineError) -> None:
         super().__init__(str(error) or type(error).__name__)
         self.exit_code = 2 if isinstance(error, ValueError) else 1
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether the error is a typed one of our rooms, and not a plain bug."""
-    room = type(error).__module__.partition(".")[0]
-    return room in ROOMS and isinstance(error, ValueError | RuntimeError)
 
 
 class LazyGroup(click.Group):
@@ -76,10 +69,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, RuntimeError) as error:
-            # click's own Exit and Abort are RuntimeErrors too; they are not ours and pass.
-            if not is_ours(error):
-                raise
+        except SurgelineError as error:
             raise OneLine(error) from error
 
 

@@ -25,6 +25,7 @@ import polars as pl
 
 from clients.connection import connection
 from clients.launch import Child
+from contracts.errors import SurgelineError
 from contracts.scenario import load_scenario
 from contracts.weights import LearnerMetrics
 from models.online.metrics import ProgressiveMetrics
@@ -71,7 +72,7 @@ SETTLE_S = 10.0
 START_S = 90.0
 
 
-class ClosedLoopError(RuntimeError):
+class ClosedLoopError(SurgelineError, RuntimeError):
     """The loop cannot go on; the message says which part, and where its log is."""
 
 

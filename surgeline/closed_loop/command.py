@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clients.connection import forget_security
+from contracts.errors import SurgelineError
 from contracts.scenario import home
 from contracts.weights import LearnerMetrics
 
@@ -43,7 +44,7 @@ INTERRUPTED = 130
 NOTHING = LearnerMetrics(samples=0, positives=0, auc=None, log_loss=None, pcoc=None)
 
 
-class ArmsError(ValueError):
+class ArmsError(SurgelineError, ValueError):
     """An arm that does not exist; the message lists those that do."""
 
 

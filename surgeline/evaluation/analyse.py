@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from contracts.errors import SurgelineError
 from contracts.weights import LearnerMetrics
 from replay.report.schema import (
     Bootstrap,
@@ -50,7 +51,7 @@ HOT_ITEMS = 10
 CLICKS_A_BUCKET = 25
 
 
-class AnalysisError(ValueError):
+class AnalysisError(SurgelineError, ValueError):
     """The figures cannot be made; the message says what is missing."""
 
 

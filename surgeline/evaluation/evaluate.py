@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from contracts.errors import SurgelineError
 from contracts.scenario import Kafka, Scenario, home
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
@@ -39,7 +40,7 @@ from surgeline.train import refused, train_on
 CHUNK_ROWS = 16_384
 
 
-class EvaluateError(ValueError):
+class EvaluateError(SurgelineError, ValueError):
     """The evaluation cannot be made as asked; the message says what to change."""
 
 

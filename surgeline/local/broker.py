@@ -26,6 +26,7 @@ import click
 
 from clients.launch import Child, finish
 from clients.patience import wait_for_port
+from contracts.errors import SurgelineError
 from contracts.scenario import home
 
 Kind = Literal["embedded", "kafka"]
@@ -43,11 +44,11 @@ _OTHER_WAYS = (
 )
 
 
-class BrokerUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, not a fault
+class BrokerUnavailable(SurgelineError, RuntimeError):  # noqa: N818 - a state of the machine, not a fault
     """This machine cannot run this kind of broker; the message names the other ways."""
 
 
-class BrokerError(RuntimeError):
+class BrokerError(SurgelineError, RuntimeError):
     """The broker was started and did not come up; the message names its log."""
 
 

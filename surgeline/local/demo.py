@@ -24,6 +24,7 @@ import click
 
 from clients.connection import forget_security
 from clients.launch import Child
+from contracts.errors import SurgelineError
 from contracts.scenario import home
 from surgeline.local.broker import Broker, free_port
 from surgeline.local.services import environment, fetch, serving_argv, worker_argv
@@ -47,7 +48,7 @@ NIGHT_RATE = 300.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class DemoError(RuntimeError):
+class DemoError(SurgelineError, RuntimeError):
     """The demo cannot go on; the message says which part and where its log is."""
 
 
