@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from contracts.errors import SurgelineError
+
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
 #: What Kafka takes as the name of a topic or of a group's member; "." and ".." are no names.
 NAME = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z"
@@ -28,7 +30,7 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _SERVER = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(SurgelineError, ValueError):
     """The scenario cannot be used; the message names the field and what is allowed."""
 
 

@@ -21,19 +21,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from contracts.events import BEHAVIOUR, IMPRESSION
+from contracts.weights import LearnerMetrics
 from stream.engine import Engine
 from stream.pulse import Pulse
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 #: What happened to offsets is told this long, so that a scrape sees it and a restart does not tell it again.
 RECENT_S = 600.0
-
-
-_LEARNER_FIGURES = {
-    "auc": "AUC from binned scores",
-    "log_loss": "Log loss",
-    "pcoc": "Predicted over observed clicks, 1 is calibrated",
-}
 
 
 class WorkerMetrics(Collector):
@@ -242,18 +236,27 @@ def _counters(engine: Engine) -> Iterator[Metric]:
     yield counter("surgeline_feature_rows_published_total", "Feature rows sent", sent.feature_rows)
 
 
+def _learner_gauges(engine: Engine) -> Iterator[Metric]:
+    """Every name in full, so that a search for what a dashboard asks for finds it."""
+    told, window = engine.panel.metrics(), engine.panel.window_metrics()
+
+    def known(figures: dict[str, LearnerMetrics], name: str) -> dict[tuple[str, ...], float]:
+        values = {(learner,): getattr(of_one, name) for learner, of_one in figures.items()}
+        return {learner: value for learner, value in values.items() if value is not None}
+
+    auc, loss = "AUC from binned scores", "Log loss"
+    pcoc = "Predicted over observed clicks, 1 is calibrated"
+    recent = "of the last ten minutes of ticks"
+    yield gauge("surgeline_auc", f"{auc}, progressive", known(told, "auc"), "learner")
+    yield gauge("surgeline_log_loss", f"{loss}, progressive", known(told, "log_loss"), "learner")
+    yield gauge("surgeline_pcoc", f"{pcoc}, progressive", known(told, "pcoc"), "learner")
+    yield gauge("surgeline_auc_window", f"{auc}, {recent}", known(window, "auc"), "learner")
+    yield gauge("surgeline_log_loss_window", f"{loss}, {recent}", known(window, "log_loss"), "learner")
+    yield gauge("surgeline_pcoc_window", f"{pcoc}, {recent}", known(window, "pcoc"), "learner")
+
+
 def _gauges(engine: Engine) -> Iterator[Metric]:
-    for suffix, when, of_learners in (
-        ("", "progressive", engine.panel.metrics()),
-        ("_window", "of the last ten minutes of ticks", engine.panel.window_metrics()),
-    ):
-        for figure, text in _LEARNER_FIGURES.items():
-            known: dict[tuple[str, ...], float] = {
-                (learner,): value
-                for learner, figures in of_learners.items()
-                if (value := getattr(figures, figure)) is not None
-            }
-            yield gauge(f"surgeline_{figure}{suffix}", f"{text}, {when}", known, "learner")
+    yield from _learner_gauges(engine)
     yield gauge("surgeline_buffered_events", "Events that wait for a tick", engine.timeline.buffered)
     yield gauge(
         "surgeline_ahead_events", "Events ahead of the clock that wait now", engine.timeline.waiting_ahead

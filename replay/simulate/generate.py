@@ -22,6 +22,8 @@ from replay.simulate.curve import ArrivalCurve
 from replay.simulate.frames import FrameMaker
 from replay.simulate.pending import ORDER, Pending, actions, in_order
 from replay.simulate.policy import Regret, add_regret, make_rank, slates
+from replay.simulate.shown import Shown
+from replay.simulate.summary import summarise
 from replay.simulate.tally import Tally
 from replay.simulate.world import Rank, Requests, Response, World
 
@@ -37,21 +39,6 @@ class Block:
     from_ms: int
     until_ms: int
     expected: float
-
-
-@dataclass(slots=True)
-class Shown:
-    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream."""
-
-    serial: np.ndarray
-    t_ms: np.ndarray
-    t: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    position: np.ndarray
-    channel: np.ndarray
-    request: np.ndarray
-    price: np.ndarray
 
 
 class Night(NamedTuple):
@@ -171,9 +158,7 @@ class Double11:
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""
-        from replay.simulate.summary import summarise
-
-        return summarise(self)
+        return summarise(self.config, self.tally, self.world, self.regret, self.pending.largest)
 
     def _block(self, block: Block) -> tuple[pl.DataFrame, pl.DataFrame]:
         seed = np.random.SeedSequence(self.config.seed, spawn_key=(1, block.cell, block.number))

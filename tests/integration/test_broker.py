@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Topics
 from surgeline.cli import main
 
 HOLD = """
 import sys, time
-from surgeline.broker import Broker
+from surgeline.local.broker import Broker
 with Broker(sys.argv[1], data_dir=sys.argv[2]) as broker:
     print(broker.port, broker._child.pid, flush=True)
     time.sleep(600)

@@ -18,8 +18,8 @@ from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from replay.report.schema import Evaluation
 from surgeline.cli import main
-from surgeline.predictions import Predictions
-from surgeline.rehearse import rehearse
+from surgeline.evaluation.predictions import Predictions
+from surgeline.evaluation.rehearse import rehearse
 from surgeline.times import parse_time
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def test_rows_that_are_written_in_many_pieces_are_the_same(
 ) -> None:
     """Impressions wait for their label across flushes, are found after them, and are then let go."""
     _, whole, _ = evaluated(tmp_path, night.log, "--cadence", "10s")
-    monkeypatch.setattr("surgeline.evaluation.CHUNK_ROWS", 150)
-    monkeypatch.setattr("surgeline.predictions.FLUSH_ROWS", 100)
+    monkeypatch.setattr("surgeline.evaluation.evaluate.CHUNK_ROWS", 150)
+    monkeypatch.setattr("surgeline.evaluation.predictions.FLUSH_ROWS", 100)
     waiting: list[int] = []
     settle = Predictions.settle
 
@@ -226,7 +226,9 @@ def test_what_would_fail_at_the_end_fails_before_the_training(
     night: Night, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when a file that is no truth, or a cadence between two ticks, is found out late."""
-    monkeypatch.setattr("surgeline.evaluation.train_on", lambda *_, **__: pytest.fail("trained first"))
+    monkeypatch.setattr(
+        "surgeline.evaluation.evaluate.train_on", lambda *_, **__: pytest.fail("trained first")
+    )
     start = int(night.table["event_time"].median())  # type: ignore[arg-type]
     for wrong in (["--truth", night.log], ["--cadence", "1500ms"], ["--cadence", "1.5s"]):
         result = run(night.log, "--until-train", start, *wrong)

@@ -18,19 +18,21 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from contracts.errors import SurgelineError
 from contracts.scenario import Kafka, Scenario, home
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
-from replay.log import RecordedLog, open_log
+from replay.log import RecordedLog
+from replay.open_log import open_log
 from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine
-from surgeline.analyse import CHAMPION, Analysis, analyse, open_truth
-from surgeline.cadence import StaleCopies, check_ticks, parse_cadences
-from surgeline.notes import notes
-from surgeline.predictions import Predictions
+from surgeline.evaluation.analyse import CHAMPION, Analysis, analyse, open_truth
+from surgeline.evaluation.cadence import StaleCopies, check_ticks, parse_cadences
+from surgeline.evaluation.notes import notes
+from surgeline.evaluation.predictions import Predictions
+from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport
 from surgeline.progress import Bar, silent
-from surgeline.rehearse import Rehearsal, RehearsalReport
 from surgeline.times import stamp
 from surgeline.train import refused, train_on
 
@@ -38,7 +40,7 @@ from surgeline.train import refused, train_on
 CHUNK_ROWS = 16_384
 
 
-class EvaluateError(ValueError):
+class EvaluateError(SurgelineError, ValueError):
     """The evaluation cannot be made as asked; the message says what to change."""
 
 
