@@ -1,0 +1,138 @@
+"""What the blocks and families of a plan share while one batch runs through them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from features.events import Events, FloatArray, IntArray, Reads
+from features.hashing import Keys, cross
+from features.rows import Slots, Values
+
+
+class Block(Protocol):
+    """A part of the rows of one table, and how events move it. Blocks are values: equal ones are one.
+
+    ``key``: the table's columns. ``width``: numbers in a row. ``reads``: numbers read an impression.
+    """
+
+    @property
+    def key(self) -> tuple[str, ...]: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def reads(self) -> int: ...
+
+    def needs(self) -> tuple[Block, ...]:
+        """Blocks that must have run before."""
+        ...
+
+    def kinds(self) -> tuple[int, ...]:
+        """Kinds of events that move a row, and begin one where there is none."""
+        ...
+
+    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
+        """Keys of further rows of the same table that each event needs beside its own."""
+        ...
+
+    def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
+        """Read and update ``rows`` (rows, width) in the order of ``batch.reads``; (impressions, reads).
+
+        ``slots`` (events,): the events' rows, then those of ``more_keys``; -1 where there is none.
+        """
+        ...
+
+    def merge(self, rows: Values) -> Values:
+        """One row (width,) of the rows (sources, width) that several workers keep of the same key."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Lists(NamedTuple):
+    """The impressions' lists: ``order`` sorts them by list and place, list k is ``starts[k]`` to ``starts[k + 1]``."""
+
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+
+class Pass:
+    """One batch on its way through a plan.
+
+    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression.
+    ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
+    ``keys[name]`` (events,): key columns, those that families have worked out among them.
+    """
+
+    def __init__(self, events: Events, reads: Reads) -> None:
+        self.events = events
+        self.reads = reads
+        self.raw: dict[Block, FloatArray] = {}
+        self.known: dict[str, FloatArray] = {}
+        self.keys: dict[str, Keys] = dict(events.keys)
+
+    @property
+    def impressions(self) -> int:
+        """How many impressions the batch has."""
+        return len(self.reads.shown)
+
+    def number(self, name: str) -> FloatArray:
+        """A column of numbers (events,): one of the events', or one that a block has worked out."""
+        known = self.known.get(name)
+        return self.events.numbers[name] if known is None else known
+
+    def key(self, columns: tuple[str, ...]) -> Keys:
+        """Keys of several columns together (events,)."""
+        return cross([self.keys[column] for column in columns])
+
+    def shown(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The impressions' part of a column of events."""
+        part: npt.NDArray[Any] = values[self.reads.shown]
+        return part
+
+    @cached_property
+    def places(self) -> FloatArray:
+        """The impressions' places in their lists, from 0 on."""
+        return np.nan_to_num(self.shown(self.number("position")))
+
+    @cached_property
+    def times(self) -> IntArray:
+        """When the impressions are read (ms)."""
+        times: IntArray = self.shown(self.reads.times)
+        return times
+
+    @cached_property
+    def lists(self) -> Lists:
+        """The impressions by list and place; equal places in the order of the events."""
+        numbers = self.shown(self.events.lists)
+        order = np.lexsort((self.places, numbers))
+        ordered = numbers[order]
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        return Lists(order.astype(np.int64), np.append(starts[: len(numbers)], len(numbers)).astype(np.int64))
+
+    def provide(self, name: str, shown: Keys) -> None:
+        """Give the impressions' values of a key column; an action has that of its impression."""
+        column = self.keys.get(name)
+        column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
+        column[self.reads.shown] = shown
+        # An action whose impression is in this batch could not bring what is worked out only now.
+        origins = self.events.origins
+        here = np.flatnonzero(origins >= 0)
+        column[here] = column[origins[here]]
+        self.keys[name] = column
+
+
+def empty_reads(batch: Pass, block: Block) -> FloatArray:
+    """Zeros for what a block reads: the neutral value of an impression that has no row."""
+    return np.zeros((batch.impressions, block.reads))
+
+
+def newest(rows: Values, by: int) -> Values:
+    """The row with the largest number in column ``by``; of equal ones the first."""
+    row: Values = rows[int(np.argmax(rows[:, by]))]
+    return row
