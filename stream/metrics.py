@@ -28,13 +28,6 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 RECENT_S = 600.0
 
 
-_LEARNER_FIGURES = {
-    "auc": "AUC from binned scores",
-    "log_loss": "Log loss",
-    "pcoc": "Predicted over observed clicks, 1 is calibrated",
-}
-
-
 class WorkerMetrics(Collector):
     """What ``/metrics`` shows. The engine's thread calls ``follow``, any thread the rest."""
 
@@ -238,17 +231,47 @@ def _counters(engine: Engine) -> Iterator[Metric]:
 
 
 def _gauges(engine: Engine) -> Iterator[Metric]:
-    for suffix, when, of_learners in (
-        ("", "progressive", engine.panel.metrics()),
-        ("_window", "of the last ten minutes of ticks", engine.panel.window_metrics()),
-    ):
-        for figure, text in _LEARNER_FIGURES.items():
-            known: dict[tuple[str, ...], float] = {
-                (learner,): value
-                for learner, figures in of_learners.items()
-                if (value := getattr(figures, figure)) is not None
-            }
-            yield gauge(f"surgeline_{figure}{suffix}", f"{text}, {when}", known, "learner")
+    whole, window = engine.panel.metrics(), engine.panel.window_metrics()
+
+    def known(values: Mapping[str, float | None]) -> dict[tuple[str, ...], float]:
+        return {(learner,): value for learner, value in values.items() if value is not None}
+
+    yield gauge(
+        "surgeline_auc",
+        "Progressive AUC from binned scores",
+        known({learner: figures.auc for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_log_loss",
+        "Progressive log loss",
+        known({learner: figures.log_loss for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_pcoc",
+        "Predicted over observed clicks, 1 is calibrated",
+        known({learner: figures.pcoc for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_auc_window",
+        "AUC of the last ten minutes of ticks",
+        known({learner: figures.auc for learner, figures in window.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_log_loss_window",
+        "Log loss of the last ten minutes of ticks",
+        known({learner: figures.log_loss for learner, figures in window.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_pcoc_window",
+        "PCOC of the last ten minutes of ticks",
+        known({learner: figures.pcoc for learner, figures in window.items()}),
+        "learner",
+    )
     yield gauge("surgeline_buffered_events", "Events that wait for a tick", engine.timeline.buffered)
     yield gauge(
         "surgeline_ahead_events", "Events ahead of the clock that wait now", engine.timeline.waiting_ahead
