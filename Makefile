@@ -48,9 +48,10 @@ lint: setup
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
+# Broker tests wait more than they compute, so there are more processes than cores of a small machine.
 # The second run has every capacity, cache and chunk at its least (tests/smallest.py): about a minute.
 test: lint ## Lint, types, tests (KAFKA_HOME adds Apache Kafka to the broker tests)
-	$(PY) -m pytest -m 'not slow' -n 2 --dist loadgroup
+	$(PY) -m pytest -m 'not slow' -n 4 --dist worksteal
 	$(PY) -m pytest -n 2 --smallest tests/unit/state tests/unit/stream tests/unit/serving \
 		tests/unit/models/test_trunk.py tests/unit/models/test_panel.py
 

@@ -2,7 +2,7 @@
 
 ``broker`` is a bootstrap address. Every test that asks for it runs on the embedded broker and, where
 ``KAFKA_HOME`` and Java are there, on Apache Kafka: the kind stands in the test's id. A broker starts once
-a session; topics are fresh a test.
+a session (with xdist: once a process); topics are fresh a test.
 """
 
 from __future__ import annotations
@@ -23,9 +23,21 @@ if brokers.kafka_home() is not None:
     KINDS.append("kafka")
 
 
-# Where tests run in parallel, one process has all tests of a kind: a broker starts once, and tests of one
-# kind, which wait far more than they compute, overlap with those of the other.
-PARAMS = [pytest.param(kind, marks=[pytest.mark.kafka, pytest.mark.xdist_group(kind)]) for kind in KINDS]
+PARAMS = [pytest.param(kind, marks=pytest.mark.kafka) for kind in KINDS]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with the mark ``one_broker`` run on the last kind only: what they are about is not the broker."""
+    left_out = {
+        item
+        for item in items
+        if item.get_closest_marker("one_broker") is not None
+        and isinstance(item, pytest.Function)
+        and hasattr(item, "callspec")
+        and item.callspec.params.get("running_broker", KINDS[-1]) != KINDS[-1]
+    }
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session", params=PARAMS)

@@ -28,7 +28,10 @@ from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value
 from tests.integration.faults_harness import newest, paused
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, until
 
-pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="no promtool on PATH (Debian: package prometheus)")
+pytestmark = [
+    pytest.mark.one_broker,
+    pytest.mark.skipif(PROMTOOL is None, reason="no promtool on PATH (Debian: package prometheus)"),
+]
 
 Factory = Callable[..., Scenario]
 #: Silent partitions hold nothing for long, as in production.

@@ -15,6 +15,8 @@ import pytest
 from contracts.scenario import load_scenario
 from tests.integration.harness import Process, read_topic, until
 
+pytestmark = pytest.mark.one_broker
+
 SMALL = ["--minutes", "0.5", "--rate", "150", "--speed", "2", "--items", "200", "--users", "500"]
 
 

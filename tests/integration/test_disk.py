@@ -21,6 +21,8 @@ import pytest
 from contracts.scenario import Scenario
 from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, rehearse
 
+pytestmark = pytest.mark.one_broker
+
 IMPRESSIONS = 6000
 MEGABYTE = 1024 * 1024
 

@@ -24,6 +24,8 @@ from kafka.partitioner import Partitioner
 from contracts.scenario import Scenario
 from tests.integration.harness import T0, TIMES, Worker, until
 
+pytestmark = pytest.mark.one_broker
+
 USERS = [f"user-{k}" for k in range(200)]
 MISPLACED = [u for u in USERS if zlib.crc32(u.encode()) % 4 != (murmur2(u.encode()) & 0x7FFFFFFF) % 4]
 KCAT = shutil.which("kcat")

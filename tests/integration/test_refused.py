@@ -23,7 +23,6 @@ from tests.integration.harness import Process, Sale, to_toml
 from tests.integration.secured import KEYS, PASSWORD, Secured
 
 pytestmark = pytest.mark.kafka
-on_secured = pytest.mark.xdist_group("secured")
 #: Never the true one: what is searched for in the output.
 WRONG_PASSWORD = "hunter2"
 
@@ -100,7 +99,6 @@ def environment(monkeypatch: pytest.MonkeyPatch, settings: Mapping[str, str]) ->
         monkeypatch.setenv(name, value)
 
 
-@on_secured
 @pytest.mark.parametrize("mistake", ["wrong password", "wrong CA", "plaintext on TLS", "TLS on plaintext"])
 def test_every_program_says_it_in_one_line(
     mistake: str,
@@ -146,7 +144,6 @@ def last(text: str) -> str:
     return text.strip().splitlines()[-1]
 
 
-@on_secured
 def test_every_mistake_is_known_within_ten_seconds(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     for mistake, (settings, says) in mistakes(secured).items():
         environment(monkeypatch, settings)
@@ -160,7 +157,6 @@ def test_every_mistake_is_known_within_ten_seconds(secured: Secured, monkeypatch
         assert WRONG_PASSWORD not in str(caught.value) and PASSWORD not in str(caught.value)
 
 
-@on_secured
 def test_one_good_address_is_enough(secured: Secured, monkeypatch: pytest.MonkeyPatch) -> None:
     """Brokers that are down, or that have other ports, do not keep anybody from those that work."""
     way = secured.ways()["SSL"]
@@ -170,7 +166,6 @@ def test_one_good_address_is_enough(secured: Secured, monkeypatch: pytest.Monkey
     check(connection())
 
 
-@on_secured
 def test_a_name_that_is_not_in_the_certificate_can_be_allowed(
     secured: Secured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

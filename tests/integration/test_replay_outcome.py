@@ -12,11 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from contracts.scenario import Scenario
 from replay.outcome import Watch, in_words
 from replay.player import PlayReport, play
 from tests.integration.harness import T0, TIMES, Sale, Worker, versions
+
+pytestmark = pytest.mark.one_broker
 
 
 def test_what_a_replay_says_of_the_workers(

@@ -40,7 +40,7 @@ from tests.integration.harness import (
 )
 from tests.integration.secured import PASSWORD, Secured
 
-pytestmark = [pytest.mark.kafka, pytest.mark.xdist_group("secured")]
+pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture(params=["SSL", "SASL_SSL SCRAM-SHA-256"])
