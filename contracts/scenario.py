@@ -10,7 +10,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -90,18 +90,13 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
         return math.ceil((self.label_window_s + self.lateness_s + self.tick_s) * 1000.0)
 
 
-class Features(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """Real-time features: decayed counts at these half-lives (seconds) and smoothed rates.
-
-    ``smoothing`` is the number of pseudo-impressions at the global rate. ``cached_rows`` bounds the rows
-    that each table keeps in memory; the rest stay in RocksDB.
+class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
+    """What a worker remembers. ``cached_rows`` bounds the feature rows in memory, all tables together; the
+    rest stay in RocksDB. Rows that nothing moved for ``forget_s`` of event time are deleted.
     """
 
-    half_lives_s: Annotated[list[Seconds], msgspec.Meta(min_length=1, max_length=8)] = msgspec.field(
-        default_factory=lambda: [60.0, 600.0, 3600.0]
-    )
-    smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 20.0
     cached_rows: Annotated[int, msgspec.Meta(ge=1_000)] = 2_000_000
+    forget_s: Seconds = 604_800.0
 
 
 class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -142,13 +137,17 @@ class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 
 
 class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote."""
+    """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote.
+
+    ``features`` is what ``features.declared`` reads: without a family in it, good defaults.
+    """
 
     name: TopicName = "surgeline"
     trunk: str = ""
     topics: Topics = msgspec.field(default_factory=Topics)
     times: Times = msgspec.field(default_factory=Times)
-    features: Features = msgspec.field(default_factory=Features)
+    features: dict[str, Any] = msgspec.field(default_factory=dict)
+    state: State = msgspec.field(default_factory=State)
     learners: Learners = msgspec.field(default_factory=Learners)
     kafka: Kafka = msgspec.field(default_factory=Kafka)
 
@@ -166,20 +165,11 @@ class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
                 f"times.join_limit_s ({times.join_limit_s:g}) must be at least "
                 f"times.label_window_s ({times.label_window_s:g})"
             )
-        half_lives = self.features.half_lives_s
-        # As they are written in feature names: six digits.
-        if len({f"{half_life:g}" for half_life in half_lives}) != len(half_lives):
-            raise ValueError("features.half_lives_s must not repeat a value")
-        # Counts are summed at a tick's end and decayed back to each event: far below a tick only rounding
-        # errors would be left, and then divisions by zero.
-        for name, shortest in (
-            ("features.half_lives_s", min(half_lives)),
-            ("learners.half_life_s", self.learners.half_life_s),
-        ):
-            if shortest < times.tick_s / 10:
-                raise ValueError(
-                    f"{name} ({shortest:g}) must be at least a tenth of times.tick_s ({times.tick_s:g})"
-                )
+        if self.learners.half_life_s < times.tick_s / 10:
+            raise ValueError(
+                f"learners.half_life_s ({self.learners.half_life_s:g}) must be at least a tenth of "
+                f"times.tick_s ({times.tick_s:g})"
+            )
 
 
 def bootstrap_servers(given: str | None = None) -> str:
@@ -267,5 +257,5 @@ def _allowed(message: str) -> str:
     found = re.search(r"unknown field `[^`]*`(?: - at `\$\.(\w+)`)?$", message)
     if not found:
         return ""
-    table = {"topics": Topics, "times": Times, "features": Features, "learners": Learners, "kafka": Kafka}
+    table = {"topics": Topics, "times": Times, "state": State, "learners": Learners, "kafka": Kafka}
     return f"; allowed are {', '.join(table.get(found[1] or '', Scenario).__struct_fields__)}"

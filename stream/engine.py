@@ -16,20 +16,23 @@ import numpy.typing as npt
 
 from contracts.events import ACTIONS, Impression
 from contracts.scenario import Scenario
-from contracts.weights import FeatureScheme, Watermarks, Weights
+from contracts.weights import Watermarks, Weights
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
-from state.features import RealTimeFeatures
-from state.formulas import COUNTS, TABLES
-from state.join import Closed, Join, Joined
+from features.declared import plan_from
+from state.feature_rows import FeatureRows
+from state.joins.join import Actions, Closed, Join, Shown
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
+from stream.columns import action_columns, key_columns, tick_events, trunk_columns
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
 from stream.intake import ACTIONS_KIND, BEHAVIOURS, IMPRESSIONS, Intake
+from stream.item_names import ItemNames
 from stream.lane import NEVER
+from stream.logged import Logged
 from stream.new_trunk import take_up_learners
 from stream.notices import Notices
 from stream.resume import Place
@@ -38,14 +41,8 @@ from stream.timeline import Source, Taken, Timeline, by_tick
 
 IntArray = npt.NDArray[np.int64]
 
-#: Bit of each action in masks: ACTIONS order, as in state.join.
-BITS = {name: 1 << i for i, name in enumerate(ACTIONS)}
-#: Column of COUNTS for each bit.
-COLUMN_OF_BIT = {1 << i: COUNTS.index(name) for i, name in enumerate(ACTIONS)}
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
-#: Positions as strings are table keys; most lists are short.
-_POSITIONS = [str(i) for i in range(256)]
 
 
 class Engine:
@@ -69,22 +66,29 @@ class Engine:
         self.source = source
         self.clock: Clock = clock or SystemClock()
         self.tick_ms = round(times.tick_s * 1000)
-        self.features = RealTimeFeatures(
-            store, scenario.features.half_lives_s, scenario.features.smoothing, scenario.features.cached_rows
+        self.plan = plan_from(scenario.features, ACTIONS)
+        self.features = FeatureRows(
+            store, self.plan, scenario.state.cached_rows, round(scenario.state.forget_s * 1000)
         )
         self.join = Join(
-            store, self.tick_ms, round(times.label_window_s * 1000), round(times.join_limit_s * 1000)
+            store,
+            self.tick_ms,
+            round(times.label_window_s * 1000),
+            round(times.join_limit_s * 1000),
+            len(self.plan.remembered),
         )
         self.panel = Panel(
             trunk,
-            self.features.names,
+            self.plan.names,
             prior_precision=learners.prior_precision,
             feature_prior_precision=learners.feature_prior_precision,
             forgetting_per_tick=0.5 ** (times.tick_s / learners.half_life_s),
             river=learners.river,
             river_samples_per_tick=learners.river_samples_per_tick,
         )
-        self._feature_index = {name: i for i, name in enumerate(self.features.names)}
+        self._logged = Logged(self.plan.features)
+        self.item_names = ItemNames()
+        self._item_column = self.plan.remembered.index("item_id")
         self.timeline = Timeline(
             round(times.lateness_s * 1000), times.idle_s, round(times.join_limit_s * 1000), self.tick_ms
         )
@@ -258,92 +262,46 @@ class Engine:
 
     def _tick(self, tick: int, impressions: Taken, actions: Taken, behaviours: Taken) -> None:
         events: list[Impression] = impressions.events
+        times, partitions = impressions.times, impressions.partitions
         ids = [e.impression_id for e in events]
-        times = impressions.times
         fresh = self.join.new_rows(ids)
         if fresh is not None:
-            events = [events[i] for i in fresh]
-            ids = [ids[i] for i in fresh]
-            times = times[fresh]
-        users = [e.user_id for e in events]
-        items = [e.item_id for e in events]
-        categories = [e.category_id for e in events]
-        places = [e.position for e in events]
-        positions = [_POSITIONS[p] if p < 256 else str(p) for p in places]
-        wanted = [(e.impression_id, BITS[e.action], e.event_time) for e in actions.events]
-        if ids:
-            waited = self.join.add(tick, ids, times, users, items, categories, positions)
-            wanted += waited
-        joined = self.join.join(wanted, tick)
-        for bit in joined.bits:
-            self.totals.actions_by_kind[ACTIONS[bit.bit_length() - 1]] += 1
-        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits), len(behaviours.events))
-        if not ids and not joined.bits:
-            return
-        prices = np.array([e.price for e in events], dtype=np.float64)
-        snapshot = self._count(tick, times, users, items, categories, positions, joined, prices)
-        if ids:
-            self._override(events, snapshot)
-            columns: dict[str, Any] = {
-                "user_id": users,
-                "item_id": items,
-                "category_id": categories,
-                "shop_id": [e.shop_id for e in events],
-                "position": np.array(places, dtype=np.int64),
-                "price": prices,
-                "event_time": times,
-                "context": [e.context for e in events],
-            }
-            inputs = self.panel.assemble(self.trunk.hidden(columns, len(ids)), snapshot)
-            if self.predict_observer is not None:
-                self.predict_observer(tick, inputs)
-            self.join.attach_payload(inputs, self.panel.predict(inputs))
-
-    def _count(
-        self,
-        tick: int,
-        times: IntArray,
-        users: list[str],
-        items: list[str],
-        categories: list[str],
-        positions: list[str],
-        joined: Joined,
-        prices: npt.NDArray[np.float64],
-    ) -> npt.NDArray[np.float32]:
-        """Add a tick's impressions and joined actions to the tables; the impressions' features before."""
-        window = (tick * self.tick_ms, (tick + 1) * self.tick_ms)
-        entities = dict(
-            zip(
-                TABLES,
-                (
-                    items + joined.items,
-                    users + joined.users,
-                    categories + joined.categories,
-                    positions + joined.positions,
-                ),
-                strict=True,
-            )
+            ids, events = [ids[i] for i in fresh], [events[i] for i in fresh]
+            times, partitions = times[fresh], partitions[fresh]
+        shown = Shown(
+            ids=ids,
+            times=times,
+            keys=key_columns(events, self.plan.remembered),
+            places=np.array([e.position for e in events], dtype=np.int32),
+            prices=np.array([e.price or np.nan for e in events], dtype=np.float64),
+            partitions=partitions,
         )
-        columns = np.zeros(len(times) + len(joined.bits), dtype=np.int64)
-        columns[len(times) :] = [COLUMN_OF_BIT[bit] for bit in joined.bits]
-        if joined.bits:
-            # Impressions stand first, so at equal times a sort that is stable keeps them first.
-            merged = np.concatenate([times, np.array(joined.times, dtype=np.int64)])
-            order = np.argsort(merged, kind="stable")
-            listed = order.tolist()
-            entities = {name: [column[i] for i in listed] for name, column in entities.items()}
-            columns, times = columns[order], merged[order]
-        return self.features.observe(entities, columns, times, prices, window)
-
-    def _override(self, events: list[Impression], snapshot: npt.NDArray[np.float32]) -> None:
-        """Features that were logged at serving time win over recomputed ones; unknown names pass."""
-        index = self._feature_index
-        for row, event in enumerate(events):
-            if event.features:
-                for name, value in event.features.items():
-                    column = index.get(name)
-                    if column is not None and abs(value) < 1e6:
-                        snapshot[row, column] = value
+        if ids:
+            self.join.add(tick, shown)
+        wanted, bits, amounts = action_columns(actions.events)
+        joined = self.join.join(Actions(wanted, bits, actions.times, actions.partitions), tick)
+        for k, name in enumerate(ACTIONS):
+            self.totals.actions_by_kind[name] += int(np.count_nonzero(joined.bits == 1 << k))
+        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits), len(behaviours.events))
+        if not (ids or len(joined.bits) or behaviours.events):
+            return
+        batch = tick_events(events, shown, joined, amounts, behaviours, self.plan)
+        self.features.begin(batch.events.times, batch.partitions, tick * self.tick_ms)
+        observed, seen = self.plan.observe(batch.events, self.features.tables)
+        if not ids:
+            return
+        snapshot = np.empty_like(observed)
+        snapshot[batch.shown] = observed
+        for column, name in enumerate(self.plan.remembered):
+            if name in self.plan.scope.derived:
+                shown.keys[batch.shown, column] = seen.shown(seen.keys[name])
+        self.totals.logged_refused += self._logged.override(events, snapshot)
+        hidden = self.trunk.hidden(trunk_columns(events, times), len(ids), snapshot)
+        inputs = self.panel.assemble(hidden, snapshot)
+        if self.predict_observer is not None:
+            self.predict_observer(tick, inputs)
+        self.join.attach_payload(inputs, self.panel.predict(inputs))
+        self.item_names.see(shown.keys[:, self._item_column], [e.item_id for e in events])
 
     # -- checkpoint, weights, digest
 
@@ -356,12 +314,7 @@ class Engine:
             parent=self.version - 1,
             trunk_hash=self.trunk.hash,
             feature_names=self.panel.feature_names,
-            feature_scheme=FeatureScheme(
-                tables=list(TABLES),
-                counts=list(COUNTS),
-                half_lives_s=list(self.scenario.features.half_lives_s),
-                smoothing=self.scenario.features.smoothing,
-            ),
+            features_hash=self.plan.hash,
             heads={"ctr": self.panel.head()},
             watermarks=Watermarks(features=max(self.done_until, 0), labels=max(self.labels_until, 0)),
             created_at=created_at_ms,
@@ -407,10 +360,8 @@ class Engine:
         killed and restarted in between.
         """
         sha = hashlib.sha256()
-        for name, table in self.features.tables.items():
-            for entity, last, counts in table.rows():
-                sha.update(f"{name}/{entity}/{last}/".encode())
-                sha.update(counts.tobytes())
+        for part in self.features.state():
+            sha.update(part)
         for part in self.join.state():
             sha.update(part)
         sha.update(self.weights_digest().encode())

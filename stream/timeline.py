@@ -47,10 +47,12 @@ class Taken(NamedTuple):
     events: list[Any]
     times: IntArray
     ticks: IntArray
+    partitions: npt.NDArray[np.int16]
 
     def part(self, first: int, last: int) -> Taken:
         """Events ``first`` to before ``last``."""
-        return Taken(self.events[first:last], self.times[first:last], self.ticks[first:last])
+        some = slice(first, last)
+        return Taken(self.events[some], self.times[some], self.ticks[some], self.partitions[some])
 
 
 def by_tick(*kinds: Taken) -> Iterator[tuple[int, list[Taken]]]:
@@ -265,12 +267,15 @@ class Timeline:
         What is due before ``done`` counts in the first tick that has not run. Late events are counted.
         """
         pieces: list[Piece] = []
+        where: list[int] = []
         for source in sorted(self._lanes):
             if source.kind == kind:
                 pieces += self._lanes[source].passes[0].take(boundary)
+                where += [source.partition] * (len(pieces) - len(where))
         if not pieces:
             empty = np.empty(0, dtype=np.int64)
-            return Taken([], empty, empty)
+            return Taken([], empty, empty, np.empty(0, dtype=np.int16))
+        partitions = np.repeat(np.array(where, dtype=np.int16), [len(piece.times) for piece in pieces])
         events: list[Any] = []
         for piece in pieces:
             events += piece.events
@@ -282,8 +287,8 @@ class Timeline:
         if not in_order:
             order = np.lexsort((times, ticks))
             times, ticks = times[order], ticks[order]
-            events = [events[i] for i in order.tolist()]
-        return Taken(events, times, ticks)
+            events, partitions = [events[i] for i in order.tolist()], partitions[order]
+        return Taken(events, times, ticks, partitions)
 
     def position(self, source: Source) -> Position:
         """Where a source stands, for a checkpoint."""

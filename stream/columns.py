@@ -1,0 +1,155 @@
+"""A tick's events as columns: what the features plan reads, and what the join remembers of impressions.
+
+Here, and nowhere later, an event is a Python object: ids become 64-bit numbers, amounts arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from contracts.events import ACTIONS, Behaviour, Impression
+from features.events import Events
+from features.hashing import Keys, cross, hash_numbers, hash_texts
+from features.plan import Plan
+from features.scope import CONTEXT, OTHER
+from state.joins.join import Joined, Shown
+from stream.timeline import Taken
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+#: Number of each action in plans: they follow the impression, in the order of their bits.
+FIRST_ACTION = 1
+
+
+class TickEvents(NamedTuple):
+    """``events`` in the order in which they count; ``shown`` (impressions,): the number that each of their
+    impressions, in that order, has in the tick's own; ``partitions`` (events,)."""
+
+    events: Events
+    shown: npt.NDArray[np.intp]
+    partitions: npt.NDArray[np.int16]
+
+
+def key_columns(events: Sequence[Impression] | Sequence[Behaviour], names: Sequence[str]) -> Keys:
+    """The columns ``names`` of events, (n, columns) uint64; 0 where an event has no such thing."""
+    found = np.zeros((len(events), len(names)), dtype=np.uint64)
+    for column, name in enumerate(names):
+        if name.startswith(CONTEXT):
+            field = name.removeprefix(CONTEXT)
+            found[:, column] = hash_texts([(e.context or {}).get(field, "") for e in events])
+        elif events and hasattr(events[0], name):
+            values = list(map(attrgetter(name), events))
+            is_number = isinstance(values[0], int)
+            found[:, column] = hash_numbers(np.array(values)) if is_number else hash_texts(values)
+        elif name == "query":
+            # What was searched for, where the shop logs it with the list.
+            found[:, column] = hash_texts([getattr(e, name, (e.context or {}).get(name, "")) for e in events])
+    return found
+
+
+def lists_of(events: Sequence[Impression]) -> npt.NDArray[np.int32]:
+    """The number of each impression's list: same user, same request; without a request a list of its own."""
+    requests = hash_texts([e.request_id for e in events])
+    users = hash_texts([e.user_id for e in events])
+    alone = hash_numbers(np.arange(len(events)))
+    lists = np.where(requests == 0, alone, cross([requests, users]))
+    return np.unique(lists, return_inverse=True)[1].astype(np.int32)
+
+
+def tick_events(
+    impressions: Sequence[Impression],
+    shown: Shown,
+    joined: Joined,
+    amounts: FloatArray,
+    taken: Taken,
+    plan: Plan,
+) -> TickEvents:
+    """Everything that counts in a tick, in time order; at equal times impressions, actions, behaviours.
+
+    ``amounts``: what the given actions say of money. ``taken`` are the tick's behaviours. ``plan.remembered``
+    are the columns of ``shown.keys`` and ``joined.keys``.
+    """
+    behaviours: list[Behaviour] = taken.events
+    number = {kind: k for k, kind in enumerate(plan.scope.kinds)}
+    other = number[OTHER]
+    n, k, b = len(shown.ids), len(joined.bits), len(behaviours)
+    times = np.concatenate([shown.times, joined.times, taken.times])
+    order = np.argsort(times, kind="stable")
+    bits = np.log2(joined.bits, dtype=np.float64).astype(np.int16) if k else np.empty(0, dtype=np.int16)
+    kind = np.concatenate(
+        [
+            np.zeros(n, dtype=np.int16),
+            bits + np.int16(FIRST_ACTION),
+            np.array([number.get(e.type, other) for e in behaviours], dtype=np.int16),
+        ]
+    )
+    matrix = np.concatenate([shown.keys, joined.keys, key_columns(behaviours, plan.remembered)])[order]
+    unknown = np.full(b, np.nan)
+    stock = np.array([np.nan if e.stock is None else e.stock for e in impressions], dtype=np.float64)
+    value = np.where(joined.index >= 0, amounts[np.maximum(joined.index, 0)] if len(amounts) else np.nan, np.nan)
+    numbers = {
+        "price": np.concatenate([shown.prices, joined.prices, unknown]),
+        "position": np.concatenate([shown.places.astype(np.float64), joined.places.astype(np.float64), unknown]),
+        "stock": np.concatenate([stock, np.full(k + b, np.nan)]),
+        "value": np.concatenate([np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]),
+    }
+    rank = np.empty(len(order), dtype=np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
+    origins = np.full(len(order), -1, dtype=np.int32)
+    origins[n : n + k] = np.where(joined.sources >= 0, rank[np.maximum(joined.sources, 0)], -1) if n else -1
+    lists = np.concatenate([lists_of(impressions), np.full(k + b, -1, dtype=np.int32)])[order]
+    first = order < n
+    events = Events(
+        kinds=kind[order],
+        times=times[order],
+        keys={name: np.ascontiguousarray(matrix[:, c]) for c, name in enumerate(plan.remembered)},
+        numbers={name: column[order] for name, column in numbers.items()},
+        lists=_in_order(lists),
+        origins=origins[order],
+    )
+    partitions = np.concatenate([shown.partitions, joined.partitions, taken.partitions])[order]
+    return TickEvents(events, order[first], partitions)
+
+
+def trunk_columns(events: Sequence[Impression], times: IntArray) -> dict[str, Any]:
+    """What a trunk reads of impressions beside their features."""
+    return {
+        "user_id": [e.user_id for e in events],
+        "item_id": [e.item_id for e in events],
+        "category_id": [e.category_id for e in events],
+        "shop_id": [e.shop_id for e in events],
+        "position": np.array([e.position for e in events], dtype=np.int64),
+        "price": np.array([e.price for e in events], dtype=np.float64),
+        "event_time": times,
+        "context": [e.context for e in events],
+    }
+
+
+def _in_order(lists: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """Lists numbered anew in the order of their first impression; -1 stays."""
+    listed = np.flatnonzero(lists >= 0)
+    if not len(listed):
+        return lists
+    _, first, inverse = np.unique(lists[listed], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int32)
+    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
+    found = lists.copy()
+    found[listed] = rank[inverse]
+    return found
+
+
+def action_columns(events: Sequence[Any]) -> tuple[list[str], npt.NDArray[np.uint8], FloatArray]:
+    """Impression ids, bits and amounts of actions."""
+    bits = np.fromiter((_BIT[e.action] for e in events), dtype=np.uint8, count=len(events))
+    amounts = np.fromiter((e.value for e in events), dtype=np.float64, count=len(events))
+    return [e.impression_id for e in events], bits, amounts
+
+
+#: Bit of each action in the join's masks.
+_BIT = {name: 1 << k for k, name in enumerate(ACTIONS)}
