@@ -14,20 +14,11 @@ import msgspec
 
 from contracts.errors import SurgelineError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class WeightsError(SurgelineError, ValueError):
     """The weights message cannot be used; the message says why."""
-
-
-class FeatureScheme(msgspec.Struct, kw_only=True, frozen=True):
-    """How real-time features are computed from rows of counts (``state.formulas``)."""
-
-    tables: list[str]
-    counts: list[str]
-    half_lives_s: list[float]
-    smoothing: float
 
 
 class Head(msgspec.Struct, kw_only=True):
@@ -67,6 +58,8 @@ class Watermarks(msgspec.Struct, kw_only=True, frozen=True):
 class Weights(msgspec.Struct, kw_only=True):
     """One version of one source's heads. ``parent`` is the version before it, of whatever trunk.
 
+    ``features_hash`` is that of the features plan: equal names may be computed in other ways.
+
     ``late`` events came behind what the worker had done, ``older_logs`` times its whole input went back in
     time, and ``duplicates`` were dropped; all three count since the worker's state began.
     """
@@ -77,7 +70,7 @@ class Weights(msgspec.Struct, kw_only=True):
     parent: Annotated[int, msgspec.Meta(ge=0)]
     trunk_hash: str
     feature_names: list[str]
-    feature_scheme: FeatureScheme
+    features_hash: str
     heads: dict[str, Head]
     watermarks: Watermarks
     created_at: int

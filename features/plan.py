@@ -130,6 +130,11 @@ class Plan:
         _bound(out, self._low, self._high, self._neutral)
         return out, batch
 
+    def rows_of(self, key: tuple[str, ...]) -> list[tuple[Block, slice]]:
+        """The blocks of the table with this key, each with its part of a row."""
+        name = table_name(key)
+        return [(block, part) for block, (table, part) in self._slices.items() if table == name]
+
     def merge(self, table: str, rows: Values) -> Values:
         """One row (width,) of what several workers keep of a key, (sources, width)."""
         if len(rows) == 1:
@@ -205,6 +210,11 @@ class Plan:
             self._columns[family] = at
             at += len(family.features(self.scope))
         return order
+
+
+def partitioned(layout: Layout) -> bool:
+    """Whether rows of this table belong to a source partition: events come by user, so do these rows."""
+    return "user_id" in layout.key
 
 
 def table_name(key: Sequence[str]) -> str:

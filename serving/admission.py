@@ -14,8 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from contracts.weights import SCHEMA_VERSION, FeatureScheme, Head, Weights, WeightsError, decode_weights
-from state.formulas import COUNTS, GLOBAL, TABLES, feature_names
+from contracts.weights import SCHEMA_VERSION, Head, Weights, WeightsError, decode_weights
 
 TASK = "ctr"
 #: ``undecodable``: not a weights message; ``schema``: of another schema version; ``key``: the record's
@@ -28,7 +27,7 @@ Reason = Literal[
     "key",
     "trunk_hash",
     "feature_list",
-    "feature_scheme",
+    "features_hash",
     "head",
     "not_finite",
     "stale",
@@ -57,14 +56,14 @@ class Identity:
 
     trunk_hash: str
     hidden_size: int
-    half_lives_s: tuple[float, ...]
-    smoothing: float
+    features_hash: str
+    real_time_names: tuple[str, ...]
 
     @property
     def feature_names(self) -> list[str]:
         """The vector that heads see: bias, hidden, real-time features."""
         hidden = [f"hidden_{i}" for i in range(self.hidden_size)]
-        return ["bias", *hidden, *feature_names(self.half_lives_s)]
+        return ["bias", *hidden, *self.real_time_names]
 
 
 def read(data: bytes, key: bytes | None) -> Weights | Refused:
@@ -92,9 +91,12 @@ def check(weights: Weights, own: Identity, current: Mapping[str, Weights]) -> Re
     wrong = _wrong_features(weights.feature_names, own.feature_names)
     if wrong:
         return Refused("feature_list", wrong)
-    wrong = _wrong_scheme(weights.feature_scheme, own)
-    if wrong:
-        return Refused("feature_scheme", wrong)
+    if weights.features_hash != own.features_hash:
+        return Refused(
+            "features_hash",
+            f"made for features {weights.features_hash[:12]!r}, this scorer has {own.features_hash[:12]!r}: the "
+            "scenarios of worker and serving declare other features",
+        )
     head = weights.heads.get(TASK)
     if head is None:
         return Refused("head", f"no head {TASK!r}")
@@ -115,19 +117,6 @@ def _wrong_features(names: Sequence[str], own: Sequence[str]) -> str:
     for i, (theirs, ours) in enumerate(zip(names, own, strict=True)):
         if theirs != ours:
             return f"feature {i} is {theirs!r}, this scorer's is {ours!r}"
-    return ""
-
-
-def _wrong_scheme(scheme: FeatureScheme, own: Identity) -> str:
-    # The names carry the half-lives rounded for reading; features are computed from these.
-    if tuple(scheme.half_lives_s) != own.half_lives_s:
-        return f"half-lives {scheme.half_lives_s}, this scorer has {list(own.half_lives_s)}"
-    if scheme.smoothing != own.smoothing:
-        return f"smoothing {scheme.smoothing:g}, this scorer has {own.smoothing:g}"
-    if tuple(scheme.counts) != COUNTS:
-        return f"counts {scheme.counts}, this scorer has {list(COUNTS)}"
-    if tuple(scheme.tables) not in (TABLES, (*TABLES, GLOBAL)):
-        return f"tables {scheme.tables}, this scorer has {[*TABLES, GLOBAL]}"
     return ""
 
 

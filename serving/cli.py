@@ -55,8 +55,8 @@ def serve(
         check(kafka)
     except (ScenarioError, BrokerRefused, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    view = FeatureView(settings.features.half_lives_s, capacity=feature_rows)
-    scorer = Scorer(loaded, view, settings.features.smoothing)
+    plan = plan_from(settings.features, ACTIONS)
+    scorer = Scorer(loaded, FeatureView(plan, round(settings.state.forget_s * 1000), feature_rows))
     topics = settings.topics
 
     async def app() -> web.Application:

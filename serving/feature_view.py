@@ -1,58 +1,58 @@
-"""The reader's copy of feature rows: a bounded table of decayed counts, gathered for whole requests.
+"""The reader's copy of feature rows: bounded tables that a plan reads for whole requests.
 
-The features topic is compacted under ``<source>/<table>/<entity>``, one source a worker slot. An entity
-that several workers count has one row a source; decayed to the same time, their counts add.
+Rows of a source partition have one writer at a time; rows that every worker counts are merged by the plan.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from state.formulas import COUNTS, GLOBAL, TABLES, FloatArray, decay
+from features.events import IntArray
+from features.hashing import Keys
+from features.plan import SEEN, Plan, partitioned
+from features.row_bytes import RowError, unpack
+from features.topic import OF_PARTITION, OF_WORKER, parse_row_name
+from features.rows import NO_ROW, Rows, Slots, Values
 
-BoolArray = npt.NDArray[np.bool_]
-
-#: Every source costs one more look-up an entity; more than this are not workers but garbage.
-MAX_SOURCES = 256
+#: More than these are not workers or partitions but garbage.
+MAX_SOURCES = 1024
 DEFAULT_CAPACITY = 1_000_000
-_INITIAL_ROWS = 1024
-_NEVER = np.iinfo(np.int64).max
+#: Share of the capacity that goes at once, so that rows are not renumbered with every batch.
+DROPPED_SHARE = 0.1
 
 
 class FeatureView:
-    """Rows of every table, at most ``capacity`` a table (all sources together).
+    """Rows of every table, at most ``capacity`` keys a table.
 
-    Above it the least recently updated rows go first, counted in ``dropped`` by table. Rows that cannot
-    be used are counted in ``refused`` by reason and leave the row that was there. Safe to read and write
-    from several threads.
+    Above it the rows that were seen longest ago go first, counted in ``dropped`` by table. Records that cannot
+    be used are counted in ``refused`` by reason and leave the row that was there. A row whose newest event
+    lies ``forget_ms`` back counts as missing, as it does for the worker. Safe to read and write from several
+    threads.
     """
 
-    def __init__(self, half_lives_s: Sequence[float], capacity: int = DEFAULT_CAPACITY) -> None:
+    def __init__(self, plan: Plan, forget_ms: int, capacity: int = DEFAULT_CAPACITY) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, is {capacity}")
-        self.half_lives_s = tuple(half_lives_s)
+        self.plan = plan
+        self.forget_ms = forget_ms
         self.capacity = capacity
         self.refused: Counter[str] = Counter()
-        self._row_bytes = 8 + 8 * len(COUNTS) * len(self.half_lives_s)
-        self._row_type = np.dtype([("last", "<i8"), ("counts", "<f8", (len(COUNTS), len(self.half_lives_s)))])
-        # `global` has one row a source: no capacity may drop one of those.
-        room = dict.fromkeys(TABLES, capacity) | {GLOBAL: max(capacity, MAX_SOURCES)}
-        self._tables = {name: _Table(self.half_lives_s, limit) for name, limit in room.items()}
+        self._tables = {name: _Table(plan, name, capacity) for name in plan.tables}
         self._lock = threading.Lock()
 
     def rows(self) -> dict[str, int]:
-        """Rows held, by table."""
-        return {name: table.used for name, table in self._tables.items()}
+        """Keys held, by table."""
+        return {name: len(table) for name, table in self._tables.items()}
 
     @property
     def dropped(self) -> dict[str, int]:
-        """Rows dropped for room since the start, by table."""
+        """Keys dropped for room since the start, by table."""
         return {name: table.dropped for name, table in self._tables.items()}
 
     def apply(self, records: Iterable[tuple[bytes | None, bytes | None]]) -> int:
@@ -60,163 +60,168 @@ class FeatureView:
 
         One call holds the lock throughout: give at most a thousand or so at once.
         """
-        latest: dict[tuple[str, str, str], bytes] = {}
+        latest: dict[tuple[str, str, int], bytes] = {}
         for key, value in records:
-            try:
-                source, table, entity = (key or b"").decode().split("/", 2)
-            except ValueError:
+            name = parse_row_name(key)
+            if name is None:
                 self.refused["key"] += 1
                 continue
-            if table not in self._tables or not source:
-                self.refused["table" if source else "key"] += 1
-            elif value and len(value) != self._row_bytes:
-                self.refused["length"] += 1
+            layout = self.plan.tables.get(name.table)
+            if layout is None or name.kind != (OF_PARTITION if partitioned(layout) else OF_WORKER):
+                self.refused["table"] += 1
             else:
-                latest[table, source, entity] = value or b""
-        by_table: dict[str, list[tuple[str, str, bytes]]] = {}
-        for (table, source, entity), row in latest.items():
-            by_table.setdefault(table, []).append((source, entity, row))
+                latest[name.table, name.owner, name.key] = value or b""
+        grouped: dict[tuple[str, str], list[tuple[int, bytes]]] = {}
+        for (table, source, row), value in latest.items():
+            grouped.setdefault((table, source), []).append((row, value))
         with self._lock:
-            return sum(self._apply_table(self._tables[name], rows) for name, rows in by_table.items())
+            return sum(self._apply(table, source, rows) for (table, source), rows in grouped.items())
 
-    def _apply_table(self, table: _Table, rows: list[tuple[str, str, bytes]]) -> int:
-        deleted = sum(table.delete(source, entity) for source, entity, row in rows if not row)
-        kept = [row for row in rows if row[2]]
-        if not kept:
-            return deleted
-        data = np.frombuffer(b"".join(row[2] for row in kept), dtype=self._row_type)
-        counts: FloatArray = data["counts"].astype(np.float64)
-        last: npt.NDArray[np.int64] = data["last"].astype(np.int64)
-        # A count that is clearly negative would put a negative number under the features' logarithms.
-        good = np.isfinite(counts).all(axis=(1, 2)) & (counts >= -1e-9).all(axis=(1, 2))
-        if not good.all():
-            self.refused["value"] += int((~good).sum())
-            kept = [kept[i] for i in np.flatnonzero(good).tolist()]
-            counts, last = counts[good], last[good]
-        slots = table.slots([row[0] for row in kept], [row[1] for row in kept])
-        if None in slots:
-            self.refused["sources"] += slots.count(None)
-            fits = np.array([slot is not None for slot in slots], dtype=bool)
-            counts, last = counts[fits], last[fits]
-        taken = [slot for slot in slots if slot is not None]
-        table.put(taken, last, np.maximum(counts, 0.0))
-        return deleted + len(taken)
+    @contextmanager
+    def reading(self, times: IntArray) -> Iterator[Mapping[str, Reading]]:
+        """The tables for ``plan.observe`` of events at ``times`` (ms), as they are now.
 
-    def lookup(
-        self, table: str, entities: Sequence[str], now_ms: int | npt.NDArray[np.int64]
-    ) -> tuple[FloatArray, BoolArray]:
-        """Counts of ``entities``, decayed to ``now_ms`` (one time, or one an entity), summed over sources.
-
-        Returns (n, len(COUNTS), half-lives) and a mask (n,) of the entities with any row; counts of the
-        others are zero.
+        Writers wait meanwhile. What was missing is in each table's ``absent`` afterwards.
         """
-        now = np.asarray(now_ms, dtype=np.float64)
-        if now.ndim == 0:
-            now = np.full(len(entities), now)
         with self._lock:
-            return self._tables[table].gather(entities, now)
+            yield {name: Reading(table.merged, times, self.forget_ms) for name, table in self._tables.items()}
 
-    def counts(self, table: str, entities: Sequence[str], now_ms: int | npt.NDArray[np.int64]) -> FloatArray:
-        """The counts of ``lookup`` alone: (n, len(COUNTS), half-lives)."""
-        return self.lookup(table, entities, now_ms)[0]
+    def _apply(self, name: str, source: str, rows: list[tuple[int, bytes]]) -> int:
+        table = self._tables[name]
+        gone = [row for row, value in rows if not value]
+        table.delete(source, np.array(gone, dtype=np.uint64))
+        kept = [(row, value) for row, value in rows if value]
+        good: list[int] = []
+        values: list[Values] = []
+        for row, value in kept:
+            # One by one: a record that cannot be used must not take its batch along.
+            try:
+                numbers, _ = unpack(np.array([row], dtype=np.uint64), [value], self.plan.tables[name].width)
+            except RowError:
+                self.refused["row"] += 1
+                continue
+            if not np.isfinite(numbers).all():
+                self.refused["not_finite"] += 1
+                continue
+            good.append(row)
+            values.append(numbers[0])
+        if good and not table.put(source, np.array(good, dtype=np.uint64), np.array(values)):
+            self.refused["source"] += len(good)
+            return len(gone)
+        return len(good) + len(gone)
+
+
+class Reading:
+    """One table as one request sees it (``features.plan.Table``, without updates)."""
+
+    def __init__(self, rows: Rows, times: IntArray, forget_ms: int) -> None:
+        self._rows = rows
+        self._oldest = times - float(forget_ms)
+        self.absent: npt.NDArray[np.bool_] | None = None
+
+    @property
+    def values(self) -> Values:
+        """All rows."""
+        return self._rows.values
+
+    def locate(self, keys: Keys, begin: npt.NDArray[np.bool_]) -> Slots:
+        """Row numbers, ``NO_ROW`` for what is not there or forgotten; nothing is begun."""
+        slots = self._rows.find(keys)
+        stale = (slots >= 0) & (self._rows.values[slots, SEEN] < self._oldest)
+        slots[stale] = NO_ROW
+        if self.absent is None:
+            self.absent = slots < 0
+        return slots
+
+    def touch(self, slots: Slots) -> None:
+        """Serving counts nothing."""
 
 
 class _Table:
-    """Rows of one table in arrays, and one index an source from entity to row number.
+    """Rows of one table by source, and merged over them."""
 
-    Row 0 is never used and stays zero: it is what an unknown entity gathers.
-    """
-
-    def __init__(self, half_lives_s: tuple[float, ...], capacity: int) -> None:
-        self.used = 0
+    def __init__(self, plan: Plan, name: str, capacity: int) -> None:
         self.dropped = 0
-        self._half_lives_s = half_lives_s
-        self._capacity = capacity
-        self._index: dict[str, dict[str, int]] = {}
-        self._owner: list[tuple[str, str] | None] = [None]
-        self._free: list[int] = []
-        self._clock = 0
-        self._counts: FloatArray = np.zeros((_INITIAL_ROWS, len(COUNTS), len(half_lives_s)))
-        self._last: FloatArray = np.zeros(_INITIAL_ROWS)
-        self._touched = np.full(_INITIAL_ROWS, _NEVER, dtype=np.int64)
+        self._plan, self._name, self._capacity = plan, name, capacity
+        self._one_source = partitioned(plan.tables[name])
+        self._width = plan.tables[name].width
+        self._sources: dict[str, Rows] = {}
+        self.merged = Rows(self._width)
 
-    def gather(self, entities: Sequence[str], now: FloatArray) -> tuple[FloatArray, BoolArray]:
-        # (sources, n) row numbers: one gather and one decay, however many sources there are.
-        found = chain.from_iterable(map(index.get, entities, repeat(0)) for index in self._index.values())
-        slots = np.fromiter(found, dtype=np.intp).reshape(len(self._index), len(entities))
-        factor = decay((now - self._last[slots]).ravel(), self._half_lives_s)
-        rows = self._counts[slots]
-        rows *= factor.reshape(*slots.shape, 1, len(self._half_lives_s))
-        known: BoolArray = np.any(slots > 0, axis=0)
-        return rows.sum(axis=0), known
+    def __len__(self) -> int:
+        return len(self.merged)
 
-    def slots(self, sources: Sequence[str], entities: Sequence[str]) -> list[int | None]:
-        """Row numbers, begun where there is none; None for a source beyond ``MAX_SOURCES``."""
-        found: list[int | None] = []
-        for source, entity in zip(sources, entities, strict=True):
-            index = self._index.get(source)
-            if index is None:
-                if len(self._index) >= MAX_SOURCES:
-                    found.append(None)
-                    continue
-                index = self._index[source] = {}
-            slot = index.get(entity)
-            if slot is None:
-                if self._free:
-                    slot = self._free.pop()
-                    self._owner[slot] = (source, entity)
-                else:
-                    slot = len(self._owner)
-                    self._owner.append((source, entity))
-                index[entity] = slot
-                self.used += 1
-            found.append(slot)
-        return found
+    def put(self, source: str, keys: Keys, values: Values) -> bool:
+        """Take rows of ``source``. False where there are too many sources."""
+        everywhere = np.ones(len(keys), dtype=np.bool_)
+        if not self._one_source:
+            own = self._sources.get(source)
+            if own is None:
+                if len(self._sources) >= MAX_SOURCES:
+                    return False
+                own = self._sources[source] = Rows(self._width)
+            slots = own.locate(keys, everywhere)
+            own.values[slots] = values
+            values = self._merge(keys)
+        slots = self.merged.locate(keys, everywhere)
+        self.merged.values[slots] = values
+        self._bound()
+        return True
 
-    def put(self, slots: Sequence[int], last: npt.NDArray[np.int64], counts: FloatArray) -> None:
-        self._grow(len(self._owner))
-        where = np.array(slots, dtype=np.intp)
-        self._counts[where] = counts
-        self._last[where] = last
-        self._touched[where] = self._clock + np.arange(len(where))
-        self._clock += len(where)
-        self._evict()
+    def delete(self, source: str, keys: Keys) -> None:
+        """Forget rows of ``source``."""
+        if not len(keys):
+            return
+        if self._one_source:
+            _drop(self.merged, keys)
+            return
+        own = self._sources.get(source)
+        if own is None:
+            return
+        _drop(own, keys)
+        left = np.array([self._known(key) for key in keys], dtype=np.bool_)
+        _drop(self.merged, keys[~left])
+        if left.any():
+            slots = self.merged.locate(keys[left], left[left])
+            self.merged.values[slots] = self._merge(keys[left])
 
-    def delete(self, source: str, entity: str) -> int:
-        """Forget a row; 1 if there was one."""
-        index = self._index.get(source)
-        slot = index.pop(entity, None) if index is not None else None
-        if index is None or slot is None:
-            return 0
-        if not index:
-            del self._index[source]
-        self._owner[slot] = None
-        self._free.append(slot)
-        self._counts[slot] = 0.0
-        self._touched[slot] = _NEVER
-        self.used -= 1
-        return 1
+    def _known(self, key: np.uint64) -> bool:
+        return any(rows.find(np.array([key]))[0] >= 0 for rows in self._sources.values())
 
-    def _evict(self) -> None:
-        surplus = self.used - self._capacity
+    def _merge(self, keys: Keys) -> Values:
+        if len(self._sources) == 1:
+            (own,) = self._sources.values()
+            only: Values = own.values[own.find(keys)]
+            return only
+        found = [(rows, rows.find(keys)) for rows in self._sources.values()]
+        merged = np.empty((len(keys), self._width))
+        for i in range(len(keys)):
+            several = np.array([rows.values[slots[i]] for rows, slots in found if slots[i] >= 0])
+            merged[i] = self._plan.merge(self._name, several)
+        return merged
+
+    def _bound(self) -> None:
+        surplus = len(self.merged) - self._capacity
         if surplus <= 0:
             return
-        # A twentieth more than needed, so that rows are not ranked again with every batch.
-        surplus = min(self.used, surplus + self._capacity // 20)
-        for slot in np.argpartition(self._touched, surplus - 1)[:surplus].tolist():
-            owner = self._owner[slot]
-            if owner is not None:
-                self.dropped += self.delete(*owner)
+        surplus = min(len(self.merged), surplus + int(self._capacity * DROPPED_SHARE))
+        seen = self.merged.values[: len(self.merged), SEEN]
+        oldest = self.merged.keys[np.argsort(seen, kind="stable")[:surplus]]
+        for rows in self._sources.values():
+            _drop(rows, oldest)
+        _drop(self.merged, oldest)
+        self.dropped += surplus
 
-    def _grow(self, needed: int) -> None:
-        if needed <= len(self._last):
-            return
-        size = max(needed, 2 * len(self._last))
-        for name, fill in (("_counts", 0), ("_last", 0), ("_touched", _NEVER)):
-            old = getattr(self, name)
-            # Zeros of rows that are not used yet take no memory; what is written to them would.
-            new = np.zeros((size, *old.shape[1:]), dtype=old.dtype)
-            new[: len(old)] = old
-            if fill:
-                new[len(old) :] = fill
-            setattr(self, name, new)
+
+def _drop(rows: Rows, keys: Keys) -> None:
+    slots = rows.find(keys)
+    gone = slots[slots >= 0]
+    if len(gone):
+        keep = np.ones(len(rows), dtype=np.bool_)
+        keep[gone] = False
+        rows.keep(np.flatnonzero(keep))
+
+
+def absent_by_table(tables: Mapping[str, Reading], shown: Sequence[str]) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which events had no row, by the tables named in ``shown`` that were read."""
+    return {name: mask for name in shown if (mask := tables[name].absent) is not None}

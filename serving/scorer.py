@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, Protocol
 
@@ -15,12 +16,16 @@ import numpy.typing as npt
 from contracts.weights import Weights
 from serving.admission import Accepted, Identity, Reason, Refused, check
 from serving.errors import RequestError, ScoreNotFiniteError
-from serving.feature_view import FeatureView
+from features.columns import key_matrix
+from features.events import Events
+from serving.feature_view import FeatureView, absent_by_table
 from serving.messages import MAX_FEATURE, ScoreRequest, Scores, Stamp
 from serving.snapshot import EMPTY, Snapshot, combine
-from state.formulas import GLOBAL, GLOBAL_ENTITY, FloatArray, features
 
+FloatArray = npt.NDArray[np.float64]
 FloatArray32 = npt.NDArray[np.float32]
+#: Columns whose tables an answer names where they had no row for an item.
+NAMED = ("user_id", "item_id", "category_id", "shop_id", "position", "everything")
 
 
 class FrozenTrunk(Protocol):
@@ -32,7 +37,7 @@ class FrozenTrunk(Protocol):
     @property
     def hidden_size(self) -> int: ...
 
-    def hidden(self, columns: Mapping[str, Any], n: int) -> FloatArray32: ...
+    def hidden(self, columns: Mapping[str, Any], n: int, features: FloatArray32) -> FloatArray32: ...
 
     def frozen_logit(self, hidden: FloatArray32) -> npt.NDArray[Any]: ...
 
@@ -56,14 +61,14 @@ class Scorer:
         self,
         trunk: FrozenTrunk,
         view: FeatureView,
-        smoothing: float,
         clock_ms: Callable[[], int] = wall_clock_ms,
     ) -> None:
         self.trunk = trunk
         self.view = view
-        self.identity = Identity(trunk.hash, trunk.hidden_size, view.half_lives_s, smoothing)
+        self.plan = view.plan
+        self.real_time_names = self.plan.names
+        self.identity = Identity(trunk.hash, trunk.hidden_size, self.plan.hash, tuple(self.plan.names))
         self.feature_names = self.identity.feature_names
-        self.real_time_names = self.feature_names[1 + trunk.hidden_size :]
         self.refused: Counter[Reason] = Counter()
         self.swaps = 0
         self.clock_ms = clock_ms
@@ -151,26 +156,30 @@ class Scorer:
         columns: Mapping[str, Any],
     ) -> tuple[FloatArray32, dict[str, npt.NDArray[np.bool_]]]:
         """(n, q) features, and by table which of the n items had no row."""
-        per_request = np.array(times, dtype=np.int64)
-        per_item = columns["event_time"]
-        view = self.view
-        # One user and one `global` a request: looked up once, spread over its items.
-        user, knows_user = view.lookup("user", [r.user_id for r in requests], per_request)
-        everything, knows_any = view.lookup(GLOBAL, [GLOBAL_ENTITY] * len(requests), per_request)
-        counts: dict[str, FloatArray] = {"user": np.repeat(user, sizes, axis=0)}
-        known = {"user": np.repeat(knows_user, sizes), GLOBAL: np.repeat(knows_any, sizes)}
-        positions = list(map(str, columns["position"].tolist()))
-        for table, entities in (
-            ("item", columns["item_id"]),
-            ("category", columns["category_id"]),
-            ("position", positions),
-        ):
-            counts[table], known[table] = view.lookup(table, entities, per_item)
-        out = features(
-            counts, np.repeat(everything, sizes, axis=0), columns["price"], self.identity.smoothing
+        n = len(columns["event_time"])
+        texts = {name: partial(columns.__getitem__, name) for name in NAMED[:4]}
+        matrix = key_matrix(self.plan.remembered, n, texts, columns["context"], columns["position"])
+        unknown = np.full(n, np.nan)
+        events = Events(
+            kinds=np.zeros(n, dtype=np.int16),
+            times=columns["event_time"],
+            keys={
+                name: np.ascontiguousarray(matrix[:, k]) for k, name in enumerate(self.plan.remembered)
+            },
+            numbers={
+                "price": np.where(columns["price"] > 0.0, columns["price"], np.nan),
+                "position": columns["position"].astype(np.float64),
+                "stock": columns["stock"],
+                "value": unknown,
+            },
+            lists=np.repeat(np.arange(len(requests), dtype=np.int32), sizes),
+            origins=np.full(n, -1, dtype=np.int32),
         )
+        with self.view.reading(events.times) as tables:
+            out, _ = self.plan.observe(events, tables, update=False)
+            absent = absent_by_table(tables, [name for name in NAMED if name in tables])
         self._override(requests, out)
-        return out, {table: ~mask for table, mask in known.items()}
+        return out, absent
 
     def _override(self, requests: Sequence[ScoreRequest], out: FloatArray32) -> None:
         row = 0
@@ -193,7 +202,7 @@ class Scorer:
 
     def _logits(self, snapshot: Snapshot, columns: Mapping[str, Any], real_time: FloatArray32) -> FloatArray:
         n, d = len(real_time), self.trunk.hidden_size
-        hidden = self.trunk.hidden(columns, n)
+        hidden = self.trunk.hidden(columns, n, real_time)
         if snapshot.mean is None:
             return np.asarray(self.trunk.frozen_logit(hidden), dtype=np.float64)
         z = np.empty((n, len(snapshot.mean)))
@@ -244,6 +253,7 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         "shop_id": [item.shop_id for item in items],
         "position": np.array([item.position for item in items], dtype=np.int64),
         "price": price,
+        "stock": np.array([np.nan if item.stock is None else item.stock for item in items]),
         "event_time": np.repeat(np.array(times, dtype=np.int64), sizes),
         "context": contexts,
     }

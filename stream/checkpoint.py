@@ -9,7 +9,7 @@ import msgspec
 
 from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
-from state.join import JoinCounts
+from state.joins.join import JoinCounts
 from state.store import Batch, Store
 from stream.lane import NEVER
 from stream.resume import Known

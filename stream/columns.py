@@ -5,7 +5,7 @@ Here, and nowhere later, an event is a Python object: ids become 64-bit numbers,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.events import ACTIONS, Behaviour, Impression
+from features.columns import key_matrix
 from features.events import Events
 from features.hashing import Keys, cross, hash_numbers, hash_texts
 from features.plan import Plan
-from features.scope import CONTEXT, OTHER
+from features.scope import OTHER
 from state.joins.join import Joined, Shown
 from stream.timeline import Taken
 
@@ -36,21 +37,22 @@ class TickEvents(NamedTuple):
     partitions: npt.NDArray[np.int16]
 
 
-def key_columns(events: Sequence[Impression] | Sequence[Behaviour], names: Sequence[str]) -> Keys:
-    """The columns ``names`` of events, (n, columns) uint64; 0 where an event has no such thing."""
-    found = np.zeros((len(events), len(names)), dtype=np.uint64)
-    for column, name in enumerate(names):
-        if name.startswith(CONTEXT):
-            field = name.removeprefix(CONTEXT)
-            found[:, column] = hash_texts([(e.context or {}).get(field, "") for e in events])
-        elif events and hasattr(events[0], name):
-            values = list(map(attrgetter(name), events))
-            is_number = isinstance(values[0], int)
-            found[:, column] = hash_numbers(np.array(values)) if is_number else hash_texts(values)
-        elif name == "query":
-            # What was searched for, where the shop logs it with the list.
-            found[:, column] = hash_texts([getattr(e, name, (e.context or {}).get(name, "")) for e in events])
-    return found
+def impression_keys(events: Sequence[Impression], names: Sequence[str]) -> Keys:
+    """The columns ``names`` of impressions, (n, columns) uint64."""
+    texts = {name: _texts(events, name) for name in ("user_id", "item_id", "category_id", "shop_id")}
+    contexts = [e.context for e in events]
+    return key_matrix(names, len(events), texts, contexts, [e.position for e in events])
+
+
+def behaviour_keys(events: Sequence[Behaviour], names: Sequence[str]) -> Keys:
+    """The columns ``names`` of behaviours, (n, columns) uint64."""
+    columns = ("user_id", "item_id", "category_id", "shop_id", "query")
+    texts = {name: _texts(events, name) for name in columns}
+    return key_matrix(names, len(events), texts, [e.context for e in events])
+
+
+def _texts(events: Sequence[Any], name: str) -> Callable[[], list[str]]:
+    return lambda: list(map(attrgetter(name), events))
 
 
 def lists_of(events: Sequence[Impression]) -> npt.NDArray[np.int32]:
@@ -89,7 +91,7 @@ def tick_events(
             np.array([number.get(e.type, other) for e in behaviours], dtype=np.int16),
         ]
     )
-    matrix = np.concatenate([shown.keys, joined.keys, key_columns(behaviours, plan.remembered)])[order]
+    matrix = np.concatenate([shown.keys, joined.keys, behaviour_keys(behaviours, plan.remembered)])[order]
     unknown = np.full(b, np.nan)
     stock = np.array([np.nan if e.stock is None else e.stock for e in impressions], dtype=np.float64)
     value = np.where(joined.index >= 0, amounts[np.maximum(joined.index, 0)] if len(amounts) else np.nan, np.nan)

@@ -26,7 +26,7 @@ from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
-from stream.columns import action_columns, key_columns, tick_events, trunk_columns
+from stream.columns import action_columns, impression_keys, tick_events, trunk_columns
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
 from stream.intake import ACTIONS_KIND, BEHAVIOURS, IMPRESSIONS, Intake
@@ -271,7 +271,7 @@ class Engine:
         shown = Shown(
             ids=ids,
             times=times,
-            keys=key_columns(events, self.plan.remembered),
+            keys=impression_keys(events, self.plan.remembered),
             places=np.array([e.position for e in events], dtype=np.int32),
             prices=np.array([e.price or np.nan for e in events], dtype=np.float64),
             partitions=partitions,

@@ -10,12 +10,14 @@ import msgspec
 from contracts.weights import LearnerMetrics
 from models.online.metrics import WINDOW_TICKS
 from stream.engine import Engine
+from stream.hot_items import HotItem, hottest
 from stream.notices import Notice
 from stream.pulse import Pulse
 
 SECONDS = 900
 #: The peak is that of the mean rate over this many seconds: one late tick is not a peak.
 PEAK_SPAN_MS = 5_000
+HOT_ITEMS = 10
 
 
 class Moment(msgspec.Struct):
@@ -36,14 +38,6 @@ class Moment(msgspec.Struct):
     ticks: int
     watermark: int
     buffered: int
-
-
-class HotItem(msgspec.Struct):
-    """An item and its decayed clicks and impressions at the shortest half-life."""
-
-    item: str
-    clicks: float
-    impressions: float
 
 
 class LiveView(msgspec.Struct):
@@ -153,12 +147,7 @@ class History:
             "done_twice": engine.totals.done_twice,
             "dead_letters": refused,
         }
-        half_lives = engine.features.half_lives_s
-        shortest = half_lives.index(min(half_lives))
-        hot = [
-            HotItem(item, float(counts[1, shortest]), float(counts[0, shortest]))
-            for item, counts in engine.features.tables["item"].top(1, 10, engine.done_until)
-        ]
+        hot, half_life_s = hottest(engine, HOT_ITEMS)
         view = LiveView(
             name=engine.scenario.name,
             source=engine.source,
@@ -183,7 +172,7 @@ class History:
             peak_rate=self._peak_rate,
             peak_at=self._peak_at,
             hot_items=hot,
-            hot_half_life_s=half_lives[shortest],
+            hot_half_life_s=half_life_s,
             trunk_hash=engine.trunk.hash,
             weights_created_at=created_at,
         )

@@ -13,7 +13,7 @@ import msgspec
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from state.errors import StateFormatError, decoding, start_anew
-from state.join import Join
+from state.joins.join import Join
 from state.store import Batch, Store
 from stream.checkpoint import Progress
 from stream.lane import NEVER

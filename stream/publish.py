@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from aiokafka import AIOKafkaProducer
@@ -21,6 +21,9 @@ from clients.topics import MAX_RECORD_BYTES
 from contracts.events import DeadLetter
 from contracts.scenario import Topics
 from contracts.weights import Weights, encode_weights, weights_key
+from features.row_bytes import pack
+from features.topic import OF_PARTITION, OF_WORKER, row_prefix
+from state.feature_table import Changed
 from stream.decode import Refused
 
 #: Rows that are put into batches before the event loop gets a turn.
@@ -106,22 +109,22 @@ class Publisher:
                 raise answer
         return left
 
-    async def feature_rows(self, rows: Iterable[tuple[str, str, bytes]]) -> int:
-        """Write (table, entity, packed row) under ``<source>/<table>/<entity>``; returns how many.
+    async def feature_rows(self, rows: Mapping[bytes, bytes]) -> int:
+        """Write rows by their names (``features.topic``), an empty one as a tombstone; returns how many.
 
-        The partition follows from the key (crc32), so that compaction keeps the newest row of each.
+        The partition follows from the name (crc32), so that compaction keeps the newest row of each.
         """
         producer, topic, partitions = self._live(), self._topics.features, self._feature_partitions
         builders = [producer.create_batch() for _ in range(partitions)]
         now, count = round(time.time() * 1000), 0
         pending = []
-        for table, entity, row in rows:
-            key = f"{self._source}/{table}/{entity}".encode()
+        for key, row in rows.items():
             partition = zlib.crc32(key) % partitions
-            if builders[partition].append(key=key, value=row, timestamp=now) is None:
+            value = row or None
+            if builders[partition].append(key=key, value=value, timestamp=now) is None:
                 pending.append(await producer.send_batch(builders[partition], topic, partition=partition))
                 builders[partition] = producer.create_batch()
-                builders[partition].append(key=key, value=row, timestamp=now)
+                builders[partition].append(key=key, value=value, timestamp=now)
             count += 1
             if count % ROWS_A_TURN == 0:
                 await asyncio.sleep(0)
@@ -161,3 +164,21 @@ def _cut(letter: DeadLetter, kept: int) -> DeadLetter:
         key=letter.key and letter.key[:kept],
         value=letter.value and letter.value[:kept],
     )
+
+
+def named_rows(changed: Sequence[Changed], worker: str, now_ms: int) -> dict[bytes, bytes]:
+    """Changed and forgotten rows of tables as the features topic has them; a forgotten one is empty."""
+    named: dict[bytes, bytes] = {}
+    for part in changed:
+        prefixes = {
+            partition: row_prefix(OF_WORKER, worker, part.table)
+            if partition < 0
+            else row_prefix(OF_PARTITION, partition, part.table)
+            for partition in {*part.partitions.tolist(), *part.gone_partitions.tolist()}
+        }
+        packed = pack(part.keys, part.rows, now_ms)
+        for key, partition, row in zip(part.keys.tolist(), part.partitions.tolist(), packed, strict=True):
+            named[prefixes[partition] + b"%016x" % key] = row
+        for key, partition in zip(part.gone.tolist(), part.gone_partitions.tolist(), strict=True):
+            named[prefixes[partition] + b"%016x" % key] = b""
+    return named

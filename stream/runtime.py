@@ -37,7 +37,7 @@ from stream.engine import Engine
 from stream.history import History
 from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
-from stream.publish import Publisher
+from stream.publish import Publisher, named_rows
 from stream.pulse import Pulse
 from stream.resume import Place
 from stream.timeline import Source
@@ -98,8 +98,8 @@ class Runtime:
         #: Held by whoever publishes: a rebalance or the end may tick while the timer's tick does.
         self._publishing = asyncio.Lock()
         self._refused: list[tuple[str, int, Refused]] = []
-        #: Newest feature rows that have not reached the features topic, by (table, entity).
-        self._unsent: dict[tuple[str, str], bytes] = {}
+        #: Newest feature rows that have not reached the features topic, by name; an empty one is forgotten.
+        self._unsent: dict[bytes, bytes] = {}
         self._keys = KeyCheck(scenario.topics, self.metrics)
         #: What went out since the last checkpoint: [weight versions, feature rows].
         self._sent = [0, 0]
@@ -249,20 +249,19 @@ class Runtime:
             sent, self._sent = self._sent, [0, 0]
             weights, rows, complete = await self._call(self._checkpoint, created_at, sent)
         self._ticked_at = time.monotonic()
-        self._unsent.update(((table, entity), row) for table, entity, row in rows)
+        self._unsent.update(rows)
         async with self._publishing:
             await self._publish(weights, complete, consumer)
         self.metrics.tick.observe(time.monotonic() - started)
 
-    async def _publish(self, weights: Weights, complete: tuple[int, int], consumer: Any | None) -> None:
+    async def _publish(self, weights: Weights, complete: tuple[int, int, int], consumer: Any | None) -> None:
         engine = self.engine
         # Taken out while they are on their way: another tick adds rows meanwhile.
         sending, self._unsent = self._unsent, {}
         try:
-            self._sent[1] += await self._publisher.feature_rows(
-                (table, entity, row) for (table, entity), row in sending.items()
-            )
+            self._sent[1] += await self._publisher.feature_rows(sending)
             sending = {}
+            engine.features.acknowledge(complete[2])
             if complete[0] == engine.totals.older_logs:  # else time has started over meanwhile
                 engine.published_until = complete[1]
             if consumer is not None:
@@ -289,8 +288,9 @@ class Runtime:
 
     def _checkpoint(
         self, created_at: int, sent: Sequence[int]
-    ) -> tuple[Weights, list[tuple[str, str, bytes]], tuple[int, int]]:
-        """The next weights, the rows to publish, and (pass of time, up to when these make rows complete).
+    ) -> tuple[Weights, dict[bytes, bytes], tuple[int, int, int]]:
+        """The next weights, the rows to publish by name, and (pass of time, up to when these make rows
+        complete, number of the take).
 
         ``sent``: how many weights and feature rows went out since the last checkpoint.
         """
@@ -299,9 +299,10 @@ class Runtime:
         engine.totals.sent.weights += sent[0]
         engine.totals.sent.feature_rows += sent[1]
         weights = engine.weights(created_at)
-        rows = engine.features.take_changed()
+        engine.features.expire(engine.done_until)
+        rows = named_rows(engine.features.take_changed(), self.worker_id, created_at)
         until = engine.published_until if engine.features.republishing else weights.watermarks.features
-        complete = engine.totals.older_logs, until
+        complete = engine.totals.older_logs, until, engine.features.takes
         engine.checkpoint()
         # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from state.join import Closed
+from state.joins.join import Closed
 
 
 class TickStats(msgspec.Struct):

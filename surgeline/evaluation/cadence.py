@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from contracts.errors import SurgelineError
 from models.online.base import clipped_sigmoid
-from state.join import Closed
+from state.joins.join import Closed
 from stream.engine import Engine
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
@@ -90,7 +90,9 @@ class StaleCopies:
 
     def take(self, closed: Closed) -> Float32Array:
         """The predictions (n, arms) of samples that closed, in their order; each can be taken once."""
-        return np.concatenate([self._predicted.pop(segment.tick) for segment in closed.segments])
+        # Samples close by whole ticks, so each tick stands in one piece.
+        ticks = closed.ticks[np.flatnonzero(np.diff(closed.ticks, prepend=-1))]
+        return np.concatenate([self._predicted.pop(tick) for tick in ticks.tolist()])
 
     def _publish(self, due: list[int]) -> None:
         for arm, number in enumerate(due):

@@ -16,7 +16,7 @@ import polars as pl
 
 from replay.columns import IMPRESSION, context_type
 from replay.simulate.parquet import RowGroupWriter
-from state.join import Closed
+from state.joins.join import Closed
 
 #: Prefix of a learner's column, of a cadence's, and of a context field's.
 LEARNER, CADENCE, CONTEXT = "p_", "cadence_", "context_"
@@ -94,7 +94,8 @@ class Predictions:
             closed.predictions,
             closed.labels,
             closed.masks,
-            closed.segments,
+            closed.shown,
+            closed.ticks,
         )
         self._closed.append((tick, slim, cadences))
         self._closed_rows += len(closed.labels)
@@ -137,7 +138,7 @@ class Predictions:
         self._writer.write(rows)
 
     def _frame(self, closed: list[tuple[int, Closed, Float32Array]]) -> pl.DataFrame:
-        ids = [name for _, part, _ in closed for segment in part.segments for name in segment.ids]
+        ids = [name for _, part, _ in closed for name in part.shown.ids]
         sizes = [len(part.labels) for _, part, _ in closed]
         ticks = np.repeat(np.array([tick for tick, _, _ in closed], dtype=np.int64), sizes)
         columns: dict[str, pl.Series] = {

@@ -23,7 +23,7 @@ from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
 from replay.produce import partitions_of
 from replay.records import to_records
-from state.join import Closed
+from state.joins.join import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
