@@ -55,7 +55,7 @@ class Block(Protocol):
 
 
 class Lists(NamedTuple):
-    """The impressions' lists: ``order`` sorts them by list and place, list k is ``starts[k]`` to ``starts[k + 1]``."""
+    """The impressions' lists: ``order`` sorts them by list and place; list k is from ``starts[k]`` on."""
 
     order: npt.NDArray[np.int64]
     starts: npt.NDArray[np.int64]
@@ -84,7 +84,8 @@ class Pass:
     def number(self, name: str) -> FloatArray:
         """A column of numbers (events,): one of the events', or one that a block has worked out."""
         known = self.known.get(name)
-        return self.events.numbers[name] if known is None else known
+        numbers: FloatArray = self.events.numbers[name] if known is None else known
+        return numbers
 
     def key(self, columns: tuple[str, ...]) -> Keys:
         """Keys of several columns together (events,)."""
@@ -98,7 +99,8 @@ class Pass:
     @cached_property
     def places(self) -> FloatArray:
         """The impressions' places in their lists, from 0 on."""
-        return np.nan_to_num(self.shown(self.number("position")))
+        places: FloatArray = np.nan_to_num(self.shown(self.number("position")))
+        return places
 
     @cached_property
     def times(self) -> IntArray:

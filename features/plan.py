@@ -1,4 +1,4 @@
-"""The plan: declarations compiled into one pass over a batch, the same in the worker, in training, in serving.
+"""The plan: declarations compiled into one pass over a batch, the same in worker, training and serving.
 
 Families and blocks run in an order in which each finds what it needs; equal blocks of several families run
 once, and blocks with the same key share the rows of one table.
@@ -33,7 +33,7 @@ HOUR_MS, HOURS = 3_600_000, 24
 
 
 class Table(Protocol):
-    """Rows of a table, wherever they are kept. ``values`` may be replaced by ``locate``: take it anew after."""
+    """Rows of a table, wherever they are kept. ``locate`` may replace ``values``: take it anew after it."""
 
     @property
     def values(self) -> Values: ...
@@ -133,7 +133,8 @@ class Plan:
     def merge(self, table: str, rows: Values) -> Values:
         """One row (width,) of what several workers keep of a key, (sources, width)."""
         if len(rows) == 1:
-            return rows[0]
+            own: Values = rows[0]
+            return own
         merged = np.zeros(self.tables[table].width)
         merged[SEEN] = rows[:, SEEN].max()
         for block, (name, part) in self._slices.items():

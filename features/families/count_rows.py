@@ -1,8 +1,8 @@
 """Rows of exponentially decayed counts, exact as of every impression: what rates and prices are made of.
 
-Forward decay (Cormode, Shkapenyuk, Srivastava, Xu: "Forward decay", ICDE 2009): a row holds its counts as of
-a landmark in the past, an event adds ``2 ** ((t - landmark) / half_life)``, and reading at t multiplies by the
-inverse. Events weigh what they weigh once; a row is rescaled when its landmark lies ``RESCALE`` of the
+Forward decay (Cormode, Shkapenyuk, Srivastava, Xu: "Forward decay", ICDE 2009): a row holds its counts as
+of a landmark in the past, an event adds ``2 ** ((t - landmark) / half_life)``, and reading at t multiplies by
+the inverse. Events weigh what they weigh once; a row is rescaled when its landmark lies ``RESCALE`` of the
 shortest half-lives back.
 
 An event that comes behind the newest one of its row counts, and sees, that one's time: counts never grow
@@ -18,6 +18,7 @@ from features.compiled import kernel
 from features.events import FloatArray
 from features.hashing import Keys
 from features.passes import Block, Pass, empty_reads
+from features.powers import power_of_two
 from features.rows import Slots, Values
 
 #: Half-lives between landmark and present at most: 2 ** 60 leaves the counts all their digits.
@@ -27,7 +28,10 @@ HEAD = 2
 
 
 class Quantity(msgspec.Struct, frozen=True):
-    """What is counted: events of any of ``kinds``, each weighing one, or a number that the batch knows of it."""
+    """What is counted: events of any of ``kinds``.
+
+    Each weighs one, or the number of this name that the batch knows of it (``Pass.number``).
+    """
 
     kinds: tuple[int, ...]
     weight: str = ""
@@ -98,7 +102,9 @@ class CountRows(msgspec.Struct, frozen=True):
 
 
 @kernel
-def _run(steps, at, kinds, times, read_times, member, weights, rates, rows, slots, out):  # type: ignore[no-untyped-def]
+def _run(  # type: ignore[no-untyped-def]
+    steps, at, kinds, times, read_times, member, weights, rates, rows, slots, out
+):
     many, spans = member.shape[1], len(rates)
     fastest = rates.max()
     for step in steps:
@@ -111,7 +117,7 @@ def _run(steps, at, kinds, times, read_times, member, weights, rates, rows, slot
             newest = max(float(read_times[e]), row[1])
             place = at[e]
             for h in range(spans):
-                faded = 2.0 ** ((row[0] - newest) * rates[h])
+                faded = power_of_two((row[0] - newest) * rates[h])
                 for q in range(many):
                     out[place, q * spans + h] = row[2 + q * spans + h] * faded
             continue
@@ -121,13 +127,13 @@ def _run(steps, at, kinds, times, read_times, member, weights, rates, rows, slot
         now = max(float(times[e]), row[1])
         if (now - row[0]) * fastest > RESCALE:
             for h in range(spans):
-                faded = 2.0 ** ((row[0] - now) * rates[h])
+                faded = power_of_two((row[0] - now) * rates[h])
                 for q in range(many):
                     row[2 + q * spans + h] *= faded
             row[0] = now
         row[1] = now
         for h in range(spans):
-            grown = 2.0 ** ((now - row[0]) * rates[h])
+            grown = power_of_two((now - row[0]) * rates[h])
             for q in range(many):
                 if member[kind, q] and weights[q, e] == weights[q, e]:
                     row[2 + q * spans + h] += grown * weights[q, e]

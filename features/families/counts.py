@@ -4,8 +4,8 @@ For a rate ``a/b`` at half-life h with counts c as of the impression::
 
     rate = (c_a + w * parent) / (c_b + w),    feature = log(rate / parent)
 
-``parent`` is the smoothed rate of the parent's key (its own parent's in turn), and at last that of everything,
-which is smoothed towards ``BASE_RATE``. ``everything`` itself is compared with ``BASE_RATE``. A volume is
+``parent`` is the smoothed rate of the parent's key, and that one's parent is everything, which is smoothed
+towards ``BASE_RATE``. ``everything`` itself is compared with ``BASE_RATE``. A volume is
 ``log(1 + c) / 5``; a velocity the log of one half-life's events a second over the next longer one's.
 
 Sources: hierarchical smoothing of rare keys as in He et al., "Practical lessons from predicting clicks on ads
@@ -18,6 +18,7 @@ within +-20.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -42,7 +43,7 @@ HalfLife = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
 
 
 class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``[[features.counts]]``: ``rates`` as "click/impression", ``volumes`` and ``velocities`` of kinds of events.
+    """``[[features.counts]]``: ``rates`` as "click/impression"; ``volumes``, ``velocities`` of kinds.
 
     ``keys`` are columns, several for a crossing; ``parent`` the columns that a rate is smoothed towards.
     """
@@ -91,7 +92,7 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         found += [
             Feature(f"{name}.{v}.{short:g}s/{long:g}s", -LARGEST, LARGEST)
             for v in self.velocities
-            for short, long in zip(self.half_lives_s, self.half_lives_s[1:], strict=False)
+            for short, long in pairwise(self.half_lives_s)
         ]
         return tuple(found)
 
@@ -121,7 +122,7 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
                 self._sum(raw, kind, h, scope) * np.log(2.0) / half_life + FLOOR
                 for h, half_life in enumerate(self.half_lives_s)
             ]
-            out += [np.log(short / long) for short, long in zip(speeds, speeds[1:], strict=False)]
+            out += [np.log(short / long) for short, long in pairwise(speeds)]
         return out
 
     def _chain(self) -> tuple[tuple[str, ...], ...]:

@@ -1,8 +1,9 @@
 """A number over the impressions of one list: how this one compares with the others that are shown beside it.
 
-``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``: log((1 + x)
-/ (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the neighbour's)). ``size``:
-log(1 + impressions in the list) / 5. Impressions whose number is unknown are left out of the others' figures.
+``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``:
+log((1 + x) / (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the
+neighbour's)). ``size``: log(1 + impressions in the list) / 5. Impressions whose number is unknown are left
+out of the others' figures.
 
 Source: RecSys Challenge 2019 solutions (price rank and price beside its neighbours). Ranges: +-20.
 """
@@ -58,6 +59,8 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         out = np.full((batch.impressions, len(ALL)), np.nan)
         values = batch.shown(batch.number(self.of)).astype(np.float64)
         _compute(batch.lists.order, batch.lists.starts, values, out)
+        out[:, 1:] = np.log(out[:, 1:])
+        out[:, 5] /= 5.0
         return [out[:, ALL.index(what)] for what in self.take]
 
 
@@ -74,7 +77,7 @@ def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
                 least = min(least, x)
         for i in range(begin, end):
             a = order[i]
-            out[a, 5] = np.log(1.0 + end - begin) / 5.0
+            out[a, 5] = 1.0 + end - begin
             x = values[a]
             if x != x:
                 continue
@@ -86,9 +89,9 @@ def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
                 elif y == x:
                     smaller += 0.5
             out[a, 0] = smaller / known
-            out[a, 1] = np.log((1.0 + x) / (1.0 + total / known))
-            out[a, 2] = np.log((1.0 + x) / (1.0 + least))
+            out[a, 1] = (1.0 + x) / (1.0 + total / known)
+            out[a, 2] = (1.0 + x) / (1.0 + least)
             if i > begin:
-                out[a, 3] = np.log((1.0 + x) / (1.0 + values[order[i - 1]]))
+                out[a, 3] = (1.0 + x) / (1.0 + values[order[i - 1]])
             if i + 1 < end:
-                out[a, 4] = np.log((1.0 + x) / (1.0 + values[order[i + 1]]))
+                out[a, 4] = (1.0 + x) / (1.0 + values[order[i + 1]])

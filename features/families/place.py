@@ -1,10 +1,10 @@
 """Where in lists clicks fall: the mean clicked place of a key beside this impression's place.
 
-``(sum of (place + 1) of clicks + w * m) / (clicks + w) - (place + 1)``, as sign(x) log(1 + |x|) / 3; m is the mean
-of everything, which starts at ``FIRST_MEAN``. Of the first key also the log of the place's share of clicks.
+``(sum of (place + 1) of clicks + w * m) / (clicks + w) - (place + 1)``, as sign(x) log(1 + |x|) / 3; m is the
+mean of everything, which starts at ``FIRST_MEAN``.
 
-Source: RecSys Challenge 2019, rn5l (the mean clicked place of city and platform minus the place carries most of
-the gain of 519 features). Range: +-2.
+Source: RecSys Challenge 2019, rn5l (the mean clicked place of city and platform minus the place carries most
+of the gain of 519 features). Range: +-2.
 """
 
 from __future__ import annotations

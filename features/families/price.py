@@ -1,12 +1,12 @@
 """The price beside what it was and beside what this user pays.
 
-``log``: log(1 + price) / 10. ``cut``: log(1 + price) minus that of the item's first price (a cut is negative).
-``over_usual``: minus the item's slow mean. ``over_touched``, ``over_clicked``: minus the mean of what this user
-touched and clicked (half-life ``half_life_s``); ``over_last_clicked`` as over_clicked, with the short memory
-``short_half_life_s``. Works out the key column ``price_band`` (half powers of two).
+``log``: log(1 + price) / 10. ``cut``: log(1 + price) minus that of the item's first price (a cut is
+negative). ``over_usual``: minus the item's slow mean. ``over_touched``, ``over_clicked``: minus the mean of
+what this user touched and clicked (half-life ``half_life_s``); ``over_last_clicked`` as over_clicked, with
+the short memory ``short_half_life_s``. Works out the key column ``price_band`` (half powers of two).
 
-Source: RecSys Challenge 2019 solutions (price beside the prices that this session clicked). Ranges: log 0..5, the
-others +-20; unknown is 0.
+Source: RecSys Challenge 2019 solutions (price beside the prices that this session clicked). Ranges: log 0..5,
+the others +-20; unknown is 0.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 ``step``: log(1 + steps of the session) / 3. ``seconds_since_last``, ``seconds_since_start``,
 ``seconds_known``: log(1 + seconds) / 10. ``sessions``, ``steps``: log(1 + number) / 5 of all time. ``pace``:
-log(1 + seconds a step) / 5. Works out the key columns ``last_kind`` (the kind of the session's last event) and
-``last_kinds`` (of the last two), for counts that ask what comes after what.
+log(1 + seconds a step) / 5. Works out the key columns ``last_kind`` (the kind of the session's last event)
+and ``last_kinds`` (of the last two), for counts that ask what comes after what.
 
 Source: RecSys Challenge 2019 solutions (session length, step, last actions). Ranges: 0..5.
 """

@@ -3,15 +3,16 @@
 Touched: an action or a behaviour of this user was about the item. r is an impression's place. Features: is
 touched; is the last touched, the one before; rank by recency and by number of touches as 1 / rank (0: not
 touched); log(1 + touched in the list) and of those above; r minus the place of the last touched, of the last
-clicked, of the highest and of the lowest touched, as sign(x) log(1 + |x|) / 3; r minus where the walk goes next
-(the last touched place plus the step from the one before).
+clicked, of the highest and of the lowest touched, as sign(x) log(1 + |x|) / 3; r minus where the walk goes
+next (the last touched place plus the step from the one before).
 
 Works out the key columns ``touch_offset`` (r minus the last touched place, +-12 at most), ``touch_age``
-(powers of two of seconds since the item's last touch), ``touches`` (0 to 4, 4 for more) and ``touch_rank``, for
-running tables of P(click): the strongest single feature of the trivago lists.
+(powers of two of seconds since the item's last touch), ``touches`` (0 to 4, 4 for more), ``touch_rank`` and
+``touched`` (offset and rank together; the place where nothing of the list was touched), for running tables of
+P(click): the strongest single feature of the trivago lists.
 
-Source: RecSys Challenge 2019, LogicAI, PVZ and rn5l (offset to the last clicked place, recency ranks). Ranges:
-+-2, unknown (no touched item in the list) is 0.
+Source: RecSys Challenge 2019, LogicAI, PVZ and rn5l (offset to the last clicked place, recency ranks).
+Ranges: +-2; unknown (no touched item in the list) is 0.
 """
 
 from __future__ import annotations
@@ -98,15 +99,17 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         where = np.clip(batch.places, 0, 25).astype(np.int64)
         plain = np.where(offset == NO_OFFSET, 100 + where, offset)
         batch.provide("touched", cross([hash_numbers(plain), hash_numbers(np.minimum(rank, 4))]))
+        out[:, 5:7] = np.log1p(out[:, 5:7])
+        out[:, 7:] = _signed_log(out[:, 7:])
         return [out[:, k] for k in range(len(COLUMNS))]
 
     def _rows(self, scope: Scope) -> Block:
         return recency_rows(scope, ("user_id", "item_id"), (ANY, self.clicks))
 
 
-@kernel
-def _signed_log(x):  # type: ignore[no-untyped-def]
-    return np.sign(x) * np.log(1.0 + abs(x)) / 3.0
+def _signed_log(x: FloatArray) -> FloatArray:
+    scaled: FloatArray = np.sign(x) * np.log1p(np.abs(x)) / 3.0
+    return scaled
 
 
 @kernel
@@ -136,8 +139,8 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
             out[a, 0] = 1.0 if count[a] > 0.0 else 0.0
             out[a, 3] = 0.0
             out[a, 4] = 0.0
-            out[a, 5] = np.log(1.0 + touched)
-            out[a, 6] = np.log(1.0 + above)
+            out[a, 5] = float(touched)
+            out[a, 6] = float(above)
             if count[a] > 0.0:
                 above += 1
                 newer, more = 1, 1
@@ -151,11 +154,11 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
                 out[a, 4] = 1.0 / more
             if newest >= 0:
                 away = places[a] - places[newest]
-                out[a, 7] = _signed_log(away)
+                out[a, 7] = away
                 offset[a] = int(min(max(away, -12.0), 12.0))
-                out[a, 9] = _signed_log(places[a] - places[highest])
-                out[a, 10] = _signed_log(places[a] - places[lowest])
+                out[a, 9] = places[a] - places[highest]
+                out[a, 10] = places[a] - places[lowest]
             if click >= 0:
-                out[a, 8] = _signed_log(places[a] - places[click])
+                out[a, 8] = places[a] - places[click]
             if before >= 0:
-                out[a, 11] = _signed_log(places[a] - (2.0 * places[newest] - places[before]))
+                out[a, 11] = places[a] - (2.0 * places[newest] - places[before])
