@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from features.events import FloatArray
-from features.families.count_rows import CountRows, Quantity
+from features.families.count_rows import CountRows, Quantity, count_rows
 from features.families.price_rows import PriceRows
 from features.family import Feature
 from features.hashing import hash_numbers
@@ -29,7 +29,7 @@ FEWEST = 1e-3
 WEIGHT, PRICED = "item_log_price", "item_priced"
 
 
-class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs."""
 
     half_life_s: float = 86_400.0
@@ -62,29 +62,33 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
         own = batch.shown(batch.known[WEIGHT])
-        rows, usual, user = batch.raw[_ROWS], batch.raw[self._usual(scope)], batch.raw[self._user(scope)]
+        rows = batch.raw[_ROWS]
         seen = rows[:, 2] > 0
-        band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
-        batch.provide("price_band", hash_numbers(band))
-        touched, clicked, block = scope.numbers(ANY), scope.numbers(self.clicks), self._user(scope)
+        if batch.wants("price_band"):
+            band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
+            batch.provide("price_band", hash_numbers(band))
+        touched, clicked = scope.numbers(ANY), scope.numbers(self.clicks)
 
-        def over(kinds: tuple[int, ...], half_life: int) -> FloatArray:
-            total = user[:, block.index(Quantity(kinds, WEIGHT), half_life)]
-            return _minus_mean(own, total, user[:, block.index(Quantity(kinds, PRICED), half_life)])
+        def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
+            ran, raw = batch.read(block)
+            total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED))
+            return _minus_mean(own, raw[:, total], raw[:, number])
+
+        usual, user = self._usual(scope), self._user(scope)
 
         return [
             own / 10.0,
             np.where(seen, own - rows[:, 0], np.nan),
-            _minus_mean(own, usual[:, 0], usual[:, 1]),
-            over(touched, 1),
-            over(clicked, 1),
-            over(clicked, 0),
+            over(usual, scope.numbers(IMPRESSION), self.usual_half_life_s),
+            over(user, touched, self.half_life_s),
+            over(user, clicked, self.half_life_s),
+            over(user, clicked, self.short_half_life_s),
         ]
 
     def _usual(self, scope: Scope) -> CountRows:
         shown = scope.numbers(IMPRESSION)
         quantities = (Quantity(shown, WEIGHT), Quantity(shown, PRICED))
-        return CountRows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
+        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
 
     def _user(self, scope: Scope) -> CountRows:
         quantities = tuple(
@@ -92,7 +96,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             for weight in (WEIGHT, PRICED)
             for kind in (ANY, self.clicks)
         )
-        return CountRows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
+        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
 
 
 def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:

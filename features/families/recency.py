@@ -28,7 +28,7 @@ As = Literal["seconds", "first_seconds", "steps", "count", "faded", "dwell"]
 NEVER_SECONDS, NEVER_STEPS = 2.5, 2.0
 
 
-class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.recency]]``: ``of`` kinds of events (``any``: every action and behaviour) of ``keys``."""
 
     keys: tuple[str, ...] = ("user_id", "item_id")

@@ -21,7 +21,7 @@ SHORT_STEPS, LONG_STEPS = 4.0, 20.0
 DWELL = ("dwell_s", "longest_dwell_s", "dwells")
 
 
-class RecencyRows(msgspec.Struct, frozen=True):
+class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
     """``groups`` are sets of event kinds; reads ``len(EACH)`` numbers each, then ``DWELL``.
 
     Faded sums count an event ``2 ** (-steps since / half)``, as of the read. Dwell is the time from an event

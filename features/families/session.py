@@ -25,7 +25,7 @@ from features.scope import Scope
 NAMES = ("step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace")
 
 
-class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.session]]``: no settings but the scenario's ``features.session_gap_s``."""
 
     def kinds(self) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ _HALF = np.uint64(32)
 _LOWER = np.uint64(0xFFFFFFFF)
 
 
-class SessionRows(msgspec.Struct, frozen=True):
+class SessionRows(msgspec.Struct, frozen=True, cache_hash=True):
     """The session of a user as of each impression, with ``seconds since`` left to the formulas.
 
     Works out for later blocks, as of each event and before it: ``step`` (events of the user so far),
