@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -50,6 +50,8 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
 
     ``keys`` are columns, several for a crossing; ``parent`` the columns that a rate is smoothed towards.
     """
+
+    DECLARED: ClassVar[str] = "counts"
 
     keys: tuple[str, ...]
     half_lives_s: tuple[HalfLife, ...] = (600.0, 86_400.0)

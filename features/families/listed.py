@@ -10,7 +10,7 @@ Source: RecSys Challenge 2019 solutions (price rank and price beside its neighbo
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
 
 class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.list]]``: ``of`` is a column of numbers."""
+
+    DECLARED: ClassVar[str] = "list"
 
     of: str = "price"
     take: tuple[As, ...] = msgspec.field(name="as", default=ALL)

@@ -9,7 +9,7 @@ of the gain of 519 features). Range: +-2.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
@@ -29,6 +29,8 @@ WEIGHT = "place_from_1"
 
 class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.place]]``: ``by`` are keys, each a list of columns."""
+
+    DECLARED: ClassVar[str] = "place"
 
     by: tuple[tuple[str, ...], ...] = ((EVERYTHING,), ("user_id",), ("item_id",))
     half_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 604_800.0

@@ -11,6 +11,8 @@ the others +-20; unknown is 0.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 
@@ -31,6 +33,8 @@ WEIGHT, PRICED = "item_log_price", "item_priced"
 
 class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs."""
+
+    DECLARED: ClassVar[str] = "price"
 
     half_life_s: float = 86_400.0
     short_half_life_s: float = 600.0

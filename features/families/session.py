@@ -10,6 +10,8 @@ Source: RecSys Challenge 2019 solutions (session length, step, last actions). Ra
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 
@@ -27,6 +29,8 @@ NAMES = ("step", "seconds_since_last", "seconds_since_start", "seconds_known", "
 
 class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.session]]``: no settings but the scenario's ``features.session_gap_s``."""
+
+    DECLARED: ClassVar[str] = "session"
 
     def kinds(self) -> tuple[str, ...]:
         """None by name: every action and behaviour is a step."""

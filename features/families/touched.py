@@ -17,6 +17,8 @@ Ranges: +-2; unknown (no touched item in the list) is 0.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +56,8 @@ NO_OFFSET, NO_AGE, NO_RANK = 99, 40.0, 21.0
 
 class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.touched]]``: ``clicks`` is the kind of event that counts as a click."""
+
+    DECLARED: ClassVar[str] = "touched"
 
     clicks: str = "click"
 
