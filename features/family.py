@@ -22,8 +22,12 @@ class Family(Protocol):
     """One entry of a scenario's ``[[features.<family>]]``.
 
     ``blocks``: the rows that it reads. ``features``: its columns. ``compute`` gives one array (impressions,)
-    a feature, NaN for "unknown"; it may read ``batch.raw`` of its blocks and ``batch.column`` of families
-    that come before it. ``kinds``: the kinds of events that it names.
+    a feature, NaN for "unknown"; it may read ``batch.raw`` of its blocks. ``kinds``: the kinds of events that
+    it names.
+
+    A family may have more: ``provides()``, the key columns that it works out (``batch.provide``);
+    ``reads_keys()``, the key columns that it reads beside those of its blocks; ``reads_columns(scope)``, the
+    features of others whose ``batch.columns`` it reads.
     """
 
     def kinds(self) -> tuple[str, ...]: ...

@@ -25,7 +25,7 @@ def hash_texts(texts: Sequence[str]) -> Keys:
     """One number a text: FNV-1a over its UTF-8 bytes, finished by splitmix64; 0 for an empty text.
 
     >>> [hex(key) for key in hash_texts(["item-1", ""]).tolist()]
-    ['0xa1dd9fd6ab7d7a5d', '0x0']
+    ['0x2d6666d6fe13dd63', '0x0']
     """
     joined = "".join(texts)
     if joined.isascii():
@@ -43,9 +43,10 @@ def hash_texts(texts: Sequence[str]) -> Keys:
 
 def hash_numbers(numbers: npt.NDArray[np.int64]) -> Keys:
     """One number a whole number, none of them 0."""
+    out = np.empty(len(numbers), dtype=np.uint64)
     with np.errstate(over="ignore"):
-        mixed: Keys = _mixed(numbers.astype(np.uint64) + _GOLDEN)
-    return np.where(mixed == _ZERO, _ONE, mixed)
+        _hash_numbers(numbers, out)
+    return out
 
 
 def cross(parts: Sequence[Keys]) -> Keys:
@@ -55,18 +56,34 @@ def cross(parts: Sequence[Keys]) -> Keys:
     """
     crossed = parts[0]
     for part in parts[1:]:
+        out = np.empty(len(part), dtype=np.uint64)
         with np.errstate(over="ignore"):
-            mixed: Keys = _mixed(crossed * _PRIME ^ part)
-        mixed = np.where(mixed == _ZERO, _ONE, mixed)
-        crossed = np.where((crossed == _ZERO) | (part == _ZERO), _ZERO, mixed)
+            _cross(crossed, part, out)
+        crossed = out
     return crossed
 
 
-def _mixed(x: Keys) -> Keys:
+@kernel
+def _mixed(x):  # type: ignore[no-untyped-def]
     x = (x ^ (x >> _S30)) * _MIX_1
     x = (x ^ (x >> _S27)) * _MIX_2
-    mixed: Keys = x ^ (x >> _S31)
-    return mixed
+    x = x ^ (x >> _S31)
+    return x if x != _ZERO else _ONE
+
+
+@kernel
+def _hash_numbers(numbers, out):  # type: ignore[no-untyped-def]
+    for i in range(len(numbers)):
+        out[i] = _mixed(np.uint64(numbers[i]) + _GOLDEN)
+
+
+@kernel
+def _cross(left, right, out):  # type: ignore[no-untyped-def]
+    for i in range(len(left)):
+        if left[i] == _ZERO or right[i] == _ZERO:
+            out[i] = _ZERO
+        else:
+            out[i] = _mixed((left[i] * _PRIME) ^ right[i])
 
 
 @kernel
@@ -80,8 +97,5 @@ def _hash(data, ends, out):  # type: ignore[no-untyped-def]
         x = _OFFSET
         for k in range(begin, end):
             x = (x ^ np.uint64(data[k])) * _PRIME
-        x = (x ^ (x >> _S30)) * _MIX_1
-        x = (x ^ (x >> _S27)) * _MIX_2
-        x = x ^ (x >> _S31)
-        out[i] = x if x != _ZERO else _ONE
+        out[i] = _mixed(x)
         begin = end

@@ -1,4 +1,4 @@
-"""The plan: declarations compiled into one pass over a batch, the same in the worker, in training, in serving.
+"""The plan: declarations compiled into one pass over a batch, the same in worker, training and serving.
 
 Families and blocks run in an order in which each finds what it needs; equal blocks of several families run
 once, and blocks with the same key share the rows of one table.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from features.errors import FeaturesError
 from features.events import Events, order_reads
 from features.family import Family, Feature
 from features.hashing import Keys, hash_numbers
+from features.order import is_family, ordered, united
 from features.passes import Block, Pass
 from features.rows import Slots, Values
 from features.scope import Scope
@@ -33,7 +34,7 @@ HOUR_MS, HOURS = 3_600_000, 24
 
 
 class Table(Protocol):
-    """Rows of a table, wherever they are kept. ``values`` may be replaced by ``locate``: take it anew after."""
+    """Rows of a table, wherever they are kept. ``locate`` may replace ``values``: take it anew after it."""
 
     @property
     def values(self) -> Values: ...
@@ -65,35 +66,43 @@ class Plan:
         self.scope = scope
         self.families = [family for _, family in families]
         self.features: list[Feature] = []
+        self._gives: dict[str, Family] = {}
+        self._named: dict[Family, list[str]] = {}
         for where, family in families:
             family.check(scope, where)
+            if family in self._named:
+                raise FeaturesError(f"{where}: is declared twice")
+            self._named[family] = []
             for feature in family.features(scope):
-                if feature.name in self.names:
+                if feature.name in self._gives:
                     raise FeaturesError(f"{where}: gives {feature.name}, which is there already")
+                self._gives[feature.name] = family
+                self._named[family].append(feature.name)
                 self.features.append(feature)
-        self._steps = self._ordered()
+        self._united = united(block for family in self.families for block in family.blocks(scope))
+        self._steps = ordered(self.families, scope, self._united, self._gives)
         self.tables: dict[str, Layout] = {}
         self._slices: dict[Block, tuple[str, slice]] = {}
         for step in self._steps:
-            if not _is_family(step):
+            if not is_family(step):
                 name = table_name(step.key)
                 width = self.tables[name].width if name in self.tables else HEAD
                 self._slices[step] = name, slice(width, width + step.width)
                 self.tables[name] = Layout(step.key, width + step.width)
         used = {column for layout in self.tables.values() for column in layout.key}
+        used |= {column for family in self.families for column in getattr(family, "reads_keys", tuple)()}
+        self._wanted = frozenset(used)
         used |= {"user_id", "item_id"}
         self.columns = [c for c in sorted(used) if c not in scope.derived and c not in WORKED_OUT]
         self.remembered = [c for c in sorted(used) if c not in WORKED_OUT]
-        self._moving = {
-            name: np.array(
-                sorted({k for b, (table, _) in self._slices.items() if table == name for k in b.kinds()}),
-                dtype=np.int16,
-            )
-            for name in self.tables
-        }
-        self._low = np.array([feature.low for feature in self.features])
-        self._high = np.array([feature.high for feature in self.features])
-        self._neutral = np.array([feature.neutral for feature in self.features])
+        # The last place is that of kinds that nothing asks for, whose number is -1.
+        self._moving = {name: np.zeros(len(scope.kinds) + 1, dtype=np.bool_) for name in self.tables}
+        for block, (name, _) in self._slices.items():
+            self._moving[name][list(block.kinds())] = True
+        self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
+        self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
+        self._neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
+        self._columns = {feature.name: column for column, feature in enumerate(self.features)}
 
     @property
     def names(self) -> list[str]:
@@ -113,21 +122,20 @@ class Plan:
 
         With ``update`` the events are counted, else they are only read for (serving).
         """
-        batch = Pass(events, order_reads(events, update))
+        batch = Pass(events, order_reads(events, update), self._united, self._wanted)
         self._work_out(batch)
-        out = np.empty((batch.impressions, len(self.features)), dtype=np.float32)
+        columns = np.empty((len(self.features), batch.impressions), dtype=np.float32)
         slots: dict[str, Slots] = {}
-        column = 0
-        columns = self._columns
-        for step in self._steps:
-            if _is_family(step):
-                column = columns[step]
-                for values in step.compute(batch, self.scope):
-                    out[:, column] = values
-                    column += 1
-            else:
-                self._run(step, batch, tables, slots, update)
-        _bound(out, self._low, self._high, self._neutral)
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                if is_family(step):
+                    for name, values in zip(self._named[step], step.compute(batch, self.scope), strict=True):
+                        batch.columns[name] = values
+                        columns[self._columns[name]] = values
+                else:
+                    self._run(step, batch, tables, slots, update)
+        out = np.empty((batch.impressions, len(self.features)), dtype=np.float32)
+        _bound(columns, self._low, self._high, self._neutral, out)
         return out, batch
 
     def rows_of(self, key: tuple[str, ...]) -> list[tuple[Block, slice]]:
@@ -138,7 +146,8 @@ class Plan:
     def merge(self, table: str, rows: Values) -> Values:
         """One row (width,) of what several workers keep of a key, (sources, width)."""
         if len(rows) == 1:
-            return rows[0]
+            own: Values = rows[0]
+            return own
         merged = np.zeros(self.tables[table].width)
         merged[SEEN] = rows[:, SEEN].max()
         for block, (name, part) in self._slices.items():
@@ -150,19 +159,19 @@ class Plan:
         self, block: Block, batch: Pass, tables: Mapping[str, Table], slots: dict[str, Slots], update: bool
     ) -> None:
         name, part = self._slices[block]
-        table = tables[name]
+        table, events = tables[name], batch.events
         own = slots.get(name)
         if own is None:
-            begin = np.isin(batch.events.kinds, self._moving[name]) if update else _none(len(batch.events))
-            keys = batch.key(self.tables[name].key)
-            own = slots[name] = table.locate(keys, begin)
+            begin = self._moving[name][events.kinds] if update else np.zeros(len(events), dtype=np.bool_)
+            own = slots[name] = table.locate(batch.key(self.tables[name].key), begin)
             if update:
-                moved = own[begin & (own >= 0)]
-                table.touch(moved)
-                _see(table.values, moved, batch.events.times[begin & (own >= 0)])
+                moved, newest = np.empty(len(own), dtype=np.int32), np.empty(len(own))
+                count = _moved(own, begin, events.times, moved, newest)
+                table.touch(moved[:count])
+                _see(table.values, moved[:count], newest)
         more = []
         for keys in block.more_keys(batch):
-            found = table.locate(keys, _none(len(keys)))
+            found = table.locate(keys, np.zeros(len(keys), dtype=np.bool_))
             if update:
                 table.touch(found[found >= 0])
             more.append(found)
@@ -170,46 +179,10 @@ class Plan:
 
     def _work_out(self, batch: Pass) -> None:
         events = batch.events
-        batch.keys["hour"] = hash_numbers(events.times // HOUR_MS % HOURS)
+        if batch.wants("hour"):
+            batch.keys["hour"] = hash_numbers(events.times // HOUR_MS % HOURS)
         batch.keys["everything"] = np.ones(len(events), dtype=np.uint64)
         batch.known["place_from_1"] = np.nan_to_num(events.numbers["position"]) + 1.0
-
-    def _ordered(self) -> list[Any]:
-        """Blocks and families so that what one needs comes before it."""
-        provider = {
-            column: family for family in self.families for column in getattr(family, "provides", tuple)()
-        }
-        order: list[Any] = []
-        waiting: set[int] = set()
-
-        def put_block(block: Block) -> None:
-            if block in order:
-                return
-            for before in block.needs():
-                put_block(before)
-            for column in block.key:
-                if column in provider:
-                    put_family(provider[column])
-            order.append(block)
-
-        def put_family(family: Family) -> None:
-            if any(step is family for step in order):
-                return
-            if id(family) in waiting:
-                raise FeaturesError(f"{family!r} needs what it works out itself")
-            waiting.add(id(family))
-            for block in family.blocks(self.scope):
-                put_block(block)
-            order.append(family)
-
-        for family in self.families:
-            put_family(family)
-        self._columns = {}
-        at = 0
-        for family in self.families:
-            self._columns[family] = at
-            at += len(family.features(self.scope))
-        return order
 
 
 def partitioned(layout: Layout) -> bool:
@@ -226,26 +199,34 @@ def table_name(key: Sequence[str]) -> str:
     return "*".join(key)
 
 
-def _is_family(step: Any) -> bool:
-    return hasattr(step, "compute")
-
-
-def _none(size: int) -> npt.NDArray[np.bool_]:
-    return np.zeros(size, dtype=np.bool_)
-
-
 @kernel
-def _see(values, slots, times):  # type: ignore[no-untyped-def]
+def _moved(slots, begin, times, moved, newest):  # type: ignore[no-untyped-def]
+    count = 0
     for i in range(len(slots)):
-        values[slots[i], 0] = max(values[slots[i], 0], float(times[i]))
+        if begin[i] and slots[i] >= 0:
+            moved[count] = slots[i]
+            newest[count] = float(times[i])
+            count += 1
+    return count
 
 
 @kernel
-def _bound(out, low, high, neutral):  # type: ignore[no-untyped-def]
-    for i in range(out.shape[0]):
+def _see(values, slots, newest):  # type: ignore[no-untyped-def]
+    for i in range(len(slots)):
+        values[slots[i], 0] = max(values[slots[i], 0], newest[i])
+
+
+@kernel
+def _bound(columns, low, high, neutral, out):  # type: ignore[no-untyped-def]
+    # A few impressions at a time, so that what is read and what is written stay near.
+    for begin in range(0, out.shape[0], 16):
         for k in range(out.shape[1]):
-            x = out[i, k]
-            if x != x:
-                out[i, k] = neutral[k]
-            else:
-                out[i, k] = min(max(x, low[k]), high[k])
+            for i in range(begin, min(begin + 16, out.shape[0])):
+                x = columns[k, i]
+                if x != x:
+                    x = neutral[k]
+                elif x < low[k]:
+                    x = low[k]
+                elif x > high[k]:
+                    x = high[k]
+                out[i, k] = x

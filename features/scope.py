@@ -21,7 +21,7 @@ CONTEXT = "context."
 NUMBERS = ("price", "position", "stock", "value")
 
 
-class Scope(msgspec.Struct, frozen=True):
+class Scope(msgspec.Struct, frozen=True, cache_hash=True):
     """``kinds[number]``: the kinds of events; 0 is the impression, actions follow, then types of behaviours.
 
     ``gap_s``: a longer pause of a user begins a session. ``smoothing``: impressions that a rate's parent is

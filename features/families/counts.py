@@ -4,8 +4,8 @@ For a rate ``a/b`` at half-life h with counts c as of the impression::
 
     rate = (c_a + w * parent) / (c_b + w),    feature = log(rate / parent)
 
-``parent`` is the smoothed rate of the parent's key (its own parent's in turn), and at last that of everything,
-which is smoothed towards ``BASE_RATE``. ``everything`` itself is compared with ``BASE_RATE``. A volume is
+``parent`` is the smoothed rate of the parent's key, and that one's parent is everything, which is smoothed
+towards ``BASE_RATE``. ``everything`` itself is compared with ``BASE_RATE``. A volume is
 ``log(1 + c) / 5``; a velocity the log of one half-life's events a second over the next longer one's.
 
 Sources: hierarchical smoothing of rare keys as in He et al., "Practical lessons from predicting clicks on ads
@@ -18,14 +18,18 @@ within +-20.
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from features.compiled import kernel
 from features.errors import FeaturesError
 from features.events import FloatArray
-from features.families.count_rows import CountRows, Quantity
+from features.families.count_rows import CountRows, Quantity, count_rows
 from features.family import Feature
 from features.passes import Block, Pass
 from features.scope import IMPRESSION, Scope, check_columns
@@ -41,11 +45,13 @@ FLOOR = 1e-3
 HalfLife = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
 
 
-class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``[[features.counts]]``: ``rates`` as "click/impression", ``volumes`` and ``velocities`` of kinds of events.
+class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
+    """``[[features.counts]]``: ``rates`` as "click/impression"; ``volumes``, ``velocities`` of kinds.
 
     ``keys`` are columns, several for a crossing; ``parent`` the columns that a rate is smoothed towards.
     """
+
+    DECLARED: ClassVar[str] = "counts"
 
     keys: tuple[str, ...]
     half_lives_s: tuple[HalfLife, ...] = (600.0, 86_400.0)
@@ -77,7 +83,7 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def blocks(self, scope: Scope) -> tuple[Block, ...]:
         """The key's counts, its parent's, and those of everything."""
-        return tuple(dict.fromkeys(self._rows(key, scope) for key in self._chain()))
+        return _blocks(self, scope)
 
     def features(self, scope: Scope) -> tuple[Feature, ...]:
         """Rates first, then volumes, then velocities; half-lives inside."""
@@ -91,64 +97,70 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         found += [
             Feature(f"{name}.{v}.{short:g}s/{long:g}s", -LARGEST, LARGEST)
             for v in self.velocities
-            for short, long in zip(self.half_lives_s, self.half_lives_s[1:], strict=False)
+            for short, long in pairwise(self.half_lives_s)
         ]
         return tuple(found)
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
+        blocks = _blocks(self, scope)
         out: list[FloatArray] = []
-        own = self._rows(self.keys, scope)
-        raw = batch.raw[own]
-        weight = self.smoothing if self.smoothing is not None else scope.smoothing
-        for rate in self.rates:
-            above, below = rate.split("/")
-            for h in range(len(self.half_lives_s)):
-                base: FloatArray | float = BASE_RATE
-                for key in reversed(self._chain()[1:]):
-                    strength = BASE_WEIGHT if key == (EVERYTHING,) else weight
-                    base = self._smoothed(
-                        batch.raw[self._rows(key, scope)], above, below, h, base, strength, scope
-                    )
-                strength = BASE_WEIGHT if self.keys == (EVERYTHING,) else weight
-                found = self._smoothed(raw, above, below, h, base, strength, scope)
-                out.append(np.log(found / base))
-        for kind in self.volumes:
-            for h in range(len(self.half_lives_s)):
-                out.append(np.log1p(self._sum(raw, kind, h, scope)) / VOLUME_SCALE)
+        if self.rates:
+            columns = len(self.rates) * len(self.half_lives_s)
+            base: FloatArray = np.full((columns, batch.impressions), BASE_RATE)
+            found = base
+            for block in reversed(blocks):
+                base, found = found, self._smoothed(batch, block, found, scope)
+            out += list(np.log(found / base))
+        ran, raw = batch.read(blocks[0])
+        if self.volumes:
+            found = raw.T[_columns(ran, self.volumes, self.half_lives_s, scope)]
+            out += list(np.log1p(found) / VOLUME_SCALE)
         for kind in self.velocities:
-            speeds = [
-                self._sum(raw, kind, h, scope) * np.log(2.0) / half_life + FLOOR
-                for h, half_life in enumerate(self.half_lives_s)
-            ]
-            out += [np.log(short / long) for short, long in zip(speeds, speeds[1:], strict=False)]
+            found = raw.T[_columns(ran, (kind,), self.half_lives_s, scope)]
+            speeds = found * (np.log(2.0) / np.array(self.half_lives_s)[:, None]) + FLOOR
+            out += list(np.log(speeds[:-1] / speeds[1:]))
         return out
 
-    def _chain(self) -> tuple[tuple[str, ...], ...]:
+    def chain(self) -> tuple[tuple[str, ...], ...]:
         """The key, its parent and everything, without repetition."""
         keys = [self.keys, *([self.parent] if self.parent else []), (EVERYTHING,)]
         return tuple(dict.fromkeys(keys))
 
-    def _rows(self, key: tuple[str, ...], scope: Scope) -> CountRows:
-        quantities = tuple(Quantity(scope.numbers(kind)) for kind in self.kinds())
-        return CountRows(key, quantities, self.half_lives_s)
+    def _smoothed(self, batch: Pass, block: CountRows, base: FloatArray, scope: Scope) -> FloatArray:
+        """Every rate at every half-life, smoothed towards ``base``; (rates x half-lives, impressions)."""
+        everything = block.key == (EVERYTHING,)
+        shared = ("counts", self.rates, self.half_lives_s)
+        if everything and shared in batch.memo:
+            known: FloatArray = batch.memo[shared]
+            return known
+        ran, raw = batch.read(block)
+        above = _columns(ran, tuple(r.split("/")[0] for r in self.rates), self.half_lives_s, scope)
+        below = _columns(ran, tuple(r.split("/")[1] for r in self.rates), self.half_lives_s, scope)
+        weight = self.smoothing if self.smoothing is not None else scope.smoothing
+        out = np.empty_like(base)
+        _smooth(raw, above, below, base, BASE_WEIGHT if everything else weight, out)
+        if everything:
+            batch.memo[shared] = out
+        return out
 
-    def _sum(self, raw: FloatArray, kind: str, half_life: int, scope: Scope) -> FloatArray:
-        rows = self._rows(self.keys, scope)
-        total: FloatArray = raw[:, rows.index(Quantity(scope.numbers(kind)), half_life)]
-        return total
 
-    def _smoothed(
-        self,
-        raw: FloatArray,
-        above: str,
-        below: str,
-        half_life: int,
-        base: FloatArray | float,
-        weight: float,
-        scope: Scope,
-    ) -> FloatArray:
-        hits = self._sum(raw, above, half_life, scope)
-        trials = self._sum(raw, below, half_life, scope)
-        smoothed: FloatArray = (hits + weight * base) / (trials + weight)
-        return smoothed
+@lru_cache(maxsize=1024)
+def _blocks(family: Counts, scope: Scope) -> tuple[CountRows, ...]:
+    quantities = [Quantity(scope.numbers(kind)) for kind in family.kinds()]
+    return tuple(count_rows(key, quantities, family.half_lives_s) for key in family.chain())
+
+
+@lru_cache(maxsize=4096)
+def _columns(
+    ran: CountRows, kinds: tuple[str, ...], half_lives_s: tuple[float, ...], scope: Scope
+) -> npt.NDArray[np.int64]:
+    """Where kinds, each at all half-lives, are read."""
+    return ran.columns((Quantity(scope.numbers(kind)), h) for kind in kinds for h in half_lives_s)
+
+
+@kernel
+def _smooth(raw, above, below, base, weight, out):  # type: ignore[no-untyped-def]
+    for i in range(len(raw)):
+        for k in range(len(above)):
+            out[k, i] = (raw[i, above[k]] + weight * base[k, i]) / (raw[i, below[k]] + weight)

@@ -1,15 +1,16 @@
 """A number over the impressions of one list: how this one compares with the others that are shown beside it.
 
-``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``: log((1 + x)
-/ (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the neighbour's)). ``size``:
-log(1 + impressions in the list) / 5. Impressions whose number is unknown are left out of the others' figures.
+``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``:
+log((1 + x) / (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the
+neighbour's)). ``size``: log(1 + impressions in the list) / 5. Impressions whose number is unknown are left
+out of the others' figures.
 
 Source: RecSys Challenge 2019 solutions (price rank and price beside its neighbours). Ranges: +-20.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -26,8 +27,10 @@ ALL: tuple[As, ...] = ("rank", "log_over_mean", "log_over_least", "gap_above", "
 BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
 
 
-class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.list]]``: ``of`` is a column of numbers."""
+
+    DECLARED: ClassVar[str] = "list"
 
     of: str = "price"
     take: tuple[As, ...] = msgspec.field(name="as", default=ALL)
@@ -55,10 +58,12 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
-        out = np.full((batch.impressions, len(ALL)), np.nan)
+        out = np.full((len(ALL), batch.impressions), np.nan)
         values = batch.shown(batch.number(self.of)).astype(np.float64)
         _compute(batch.lists.order, batch.lists.starts, values, out)
-        return [out[:, ALL.index(what)] for what in self.take]
+        out[1:] = np.log(out[1:])
+        out[5] /= 5.0
+        return [out[ALL.index(what)] for what in self.take]
 
 
 @kernel
@@ -72,23 +77,20 @@ def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
                 known += 1
                 total += x
                 least = min(least, x)
+        # Unknown ones sort to the end.
+        ordered = np.sort(values[order[begin:end]])[:known]
         for i in range(begin, end):
             a = order[i]
-            out[a, 5] = np.log(1.0 + end - begin) / 5.0
+            out[5, a] = 1.0 + end - begin
             x = values[a]
             if x != x:
                 continue
-            smaller = 0.0
-            for j in range(begin, end):
-                y = values[order[j]]
-                if y < x:
-                    smaller += 1.0
-                elif y == x:
-                    smaller += 0.5
-            out[a, 0] = smaller / known
-            out[a, 1] = np.log((1.0 + x) / (1.0 + total / known))
-            out[a, 2] = np.log((1.0 + x) / (1.0 + least))
+            smaller = np.searchsorted(ordered, x, side="left")
+            equal = np.searchsorted(ordered, x, side="right") - smaller
+            out[0, a] = (smaller + 0.5 * equal) / known
+            out[1, a] = (1.0 + x) / (1.0 + total / known)
+            out[2, a] = (1.0 + x) / (1.0 + least)
             if i > begin:
-                out[a, 3] = np.log((1.0 + x) / (1.0 + values[order[i - 1]]))
+                out[3, a] = (1.0 + x) / (1.0 + values[order[i - 1]])
             if i + 1 < end:
-                out[a, 4] = np.log((1.0 + x) / (1.0 + values[order[i + 1]]))
+                out[4, a] = (1.0 + x) / (1.0 + values[order[i + 1]])

@@ -1,21 +1,21 @@
 """Where in lists clicks fall: the mean clicked place of a key beside this impression's place.
 
-``(sum of (place + 1) of clicks + w * m) / (clicks + w) - (place + 1)``, as sign(x) log(1 + |x|) / 3; m is the mean
-of everything, which starts at ``FIRST_MEAN``. Of the first key also the log of the place's share of clicks.
+``(sum of (place + 1) of clicks + w * m) / (clicks + w) - (place + 1)``, as sign(x) log(1 + |x|) / 3; m is the
+mean of everything, which starts at ``FIRST_MEAN``.
 
-Source: RecSys Challenge 2019, rn5l (the mean clicked place of city and platform minus the place carries most of
-the gain of 519 features). Range: +-2.
+Source: RecSys Challenge 2019, rn5l (the mean clicked place of city and platform minus the place carries most
+of the gain of 519 features). Range: +-2.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
 
 from features.events import FloatArray
-from features.families.count_rows import CountRows, Quantity
+from features.families.count_rows import CountRows, Quantity, count_rows
 from features.families.counts import EVERYTHING
 from features.family import Feature
 from features.passes import Block, Pass
@@ -27,8 +27,10 @@ FIRST_MEAN, FIRST_WEIGHT = 4.0, 20.0
 WEIGHT = "place_from_1"
 
 
-class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.place]]``: ``by`` are keys, each a list of columns."""
+
+    DECLARED: ClassVar[str] = "place"
 
     by: tuple[tuple[str, ...], ...] = ((EVERYTHING,), ("user_id",), ("item_id",))
     half_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 604_800.0
@@ -55,11 +57,11 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
         own = batch.places + 1.0
-        everything = batch.raw[self._rows((EVERYTHING,), scope)]
+        everything = self._read((EVERYTHING,), batch, scope)
         first = (everything[:, 0] + FIRST_WEIGHT * FIRST_MEAN) / (everything[:, 1] + FIRST_WEIGHT)
         out = []
         for key in self.by:
-            raw = batch.raw[self._rows(key, scope)]
+            raw = self._read(key, batch, scope)
             mean = first
             if key != (EVERYTHING,):
                 mean = (raw[:, 0] + self.smoothing * first) / (raw[:, 1] + self.smoothing)
@@ -69,4 +71,10 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def _rows(self, key: tuple[str, ...], scope: Scope) -> CountRows:
         clicks = scope.numbers(self.clicks)
-        return CountRows(key, (Quantity(clicks, WEIGHT), Quantity(clicks)), (self.half_life_s,))
+        return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks)), (self.half_life_s,))
+
+    def _read(self, key: tuple[str, ...], batch: Pass, scope: Scope) -> FloatArray:
+        """Sum of clicked places and number of clicks, (impressions, 2)."""
+        block = self._rows(key, scope)
+        ran, raw = batch.read(block)
+        return raw[:, ran.columns(block.cells)]

@@ -1,21 +1,23 @@
 """The price beside what it was and beside what this user pays.
 
-``log``: log(1 + price) / 10. ``cut``: log(1 + price) minus that of the item's first price (a cut is negative).
-``over_usual``: minus the item's slow mean. ``over_touched``, ``over_clicked``: minus the mean of what this user
-touched and clicked (half-life ``half_life_s``); ``over_last_clicked`` as over_clicked, with the short memory
-``short_half_life_s``. Works out the key column ``price_band`` (half powers of two).
+``log``: log(1 + price) / 10. ``cut``: log(1 + price) minus that of the item's first price (a cut is
+negative). ``over_usual``: minus the item's slow mean. ``over_touched``, ``over_clicked``: minus the mean of
+what this user touched and clicked (half-life ``half_life_s``); ``over_last_clicked`` as over_clicked, with
+the short memory ``short_half_life_s``. Works out the key column ``price_band`` (half powers of two).
 
-Source: RecSys Challenge 2019 solutions (price beside the prices that this session clicked). Ranges: log 0..5, the
-others +-20; unknown is 0.
+Source: RecSys Challenge 2019 solutions (price beside the prices that this session clicked). Ranges: log 0..5,
+the others +-20; unknown is 0.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 
 from features.events import FloatArray
-from features.families.count_rows import CountRows, Quantity
+from features.families.count_rows import CountRows, Quantity, count_rows
 from features.families.price_rows import PriceRows
 from features.family import Feature
 from features.hashing import hash_numbers
@@ -29,8 +31,10 @@ FEWEST = 1e-3
 WEIGHT, PRICED = "item_log_price", "item_priced"
 
 
-class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs."""
+
+    DECLARED: ClassVar[str] = "price"
 
     half_life_s: float = 86_400.0
     short_half_life_s: float = 600.0
@@ -62,29 +66,33 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
         own = batch.shown(batch.known[WEIGHT])
-        rows, usual, user = batch.raw[_ROWS], batch.raw[self._usual(scope)], batch.raw[self._user(scope)]
+        rows = batch.raw[_ROWS]
         seen = rows[:, 2] > 0
-        band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
-        batch.provide("price_band", hash_numbers(band))
-        touched, clicked, block = scope.numbers(ANY), scope.numbers(self.clicks), self._user(scope)
+        if batch.wants("price_band"):
+            band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
+            batch.provide("price_band", hash_numbers(band))
+        touched, clicked = scope.numbers(ANY), scope.numbers(self.clicks)
 
-        def over(kinds: tuple[int, ...], half_life: int) -> FloatArray:
-            total = user[:, block.index(Quantity(kinds, WEIGHT), half_life)]
-            return _minus_mean(own, total, user[:, block.index(Quantity(kinds, PRICED), half_life)])
+        def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
+            ran, raw = batch.read(block)
+            total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED))
+            return _minus_mean(own, raw[:, total], raw[:, number])
+
+        usual, user = self._usual(scope), self._user(scope)
 
         return [
             own / 10.0,
             np.where(seen, own - rows[:, 0], np.nan),
-            _minus_mean(own, usual[:, 0], usual[:, 1]),
-            over(touched, 1),
-            over(clicked, 1),
-            over(clicked, 0),
+            over(usual, scope.numbers(IMPRESSION), self.usual_half_life_s),
+            over(user, touched, self.half_life_s),
+            over(user, clicked, self.half_life_s),
+            over(user, clicked, self.short_half_life_s),
         ]
 
     def _usual(self, scope: Scope) -> CountRows:
         shown = scope.numbers(IMPRESSION)
         quantities = (Quantity(shown, WEIGHT), Quantity(shown, PRICED))
-        return CountRows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
+        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
 
     def _user(self, scope: Scope) -> CountRows:
         quantities = tuple(
@@ -92,7 +100,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             for weight in (WEIGHT, PRICED)
             for kind in (ANY, self.clicks)
         )
-        return CountRows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
+        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
 
 
 def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:

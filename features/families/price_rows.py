@@ -15,7 +15,7 @@ from features.rows import Slots, Values
 COLUMNS = ("first", "last", "at_ms")
 
 
-class PriceRows(msgspec.Struct, frozen=True):
+class PriceRows(msgspec.Struct, frozen=True, cache_hash=True):
     """First and last price of an item, as log(1 + price), from impressions that have one.
 
     Works out for later blocks ``item_log_price`` of every event: an impression's own price, for what has none

@@ -11,7 +11,7 @@ their gain). Ranges: 0..5; unknown seconds and steps are 2.5 and 2, an item that
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -28,8 +28,10 @@ As = Literal["seconds", "first_seconds", "steps", "count", "faded", "dwell"]
 NEVER_SECONDS, NEVER_STEPS = 2.5, 2.0
 
 
-class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.recency]]``: ``of`` kinds of events (``any``: every action and behaviour) of ``keys``."""
+
+    DECLARED: ClassVar[str] = "recency"
 
     keys: tuple[str, ...] = ("user_id", "item_id")
     of: tuple[str, ...] = (ANY, "click")

@@ -10,6 +10,7 @@ from features.events import FloatArray
 from features.families.session_rows import SessionRows
 from features.hashing import Keys, cross
 from features.passes import Block, Pass, empty_reads, newest
+from features.powers import power_of_two
 from features.rows import Slots, Values
 
 #: Of each kind: time of the first and of the last event, the user's step at the last, how many there were,
@@ -20,7 +21,7 @@ SHORT_STEPS, LONG_STEPS = 4.0, 20.0
 DWELL = ("dwell_s", "longest_dwell_s", "dwells")
 
 
-class RecencyRows(msgspec.Struct, frozen=True):
+class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
     """``groups`` are sets of event kinds; reads ``len(EACH)`` numbers each, then ``DWELL``.
 
     Faded sums count an event ``2 ** (-steps since / half)``, as of the read. Dwell is the time from an event
@@ -75,7 +76,9 @@ class RecencyRows(msgspec.Struct, frozen=True):
 
 
 @kernel
-def _run(steps, at, kinds, times, read_times, member, user_step, since_last, cap_s, rows, slots, before, out):  # type: ignore[no-untyped-def]
+def _run(  # type: ignore[no-untyped-def]
+    steps, at, kinds, times, read_times, member, user_step, since_last, cap_s, rows, slots, before, out
+):
     groups, most = member.shape
     end = groups * 6
     for one in steps:
@@ -99,8 +102,8 @@ def _run(steps, at, kinds, times, read_times, member, user_step, since_last, cap
                     out[place, b + k] = row[b + k]
                 if row[b + 3] > 0.0:
                     ago = max(user_step[e] - row[b + 2], 0.0)
-                    out[place, b + 4] = row[b + 4] * 2.0 ** (-ago / 4.0)
-                    out[place, b + 5] = row[b + 5] * 2.0 ** (-ago / 20.0)
+                    out[place, b + 4] = row[b + 4] * power_of_two(-ago * 0.25)
+                    out[place, b + 5] = row[b + 5] * power_of_two(-ago * 0.05)
             for k in range(3):
                 out[place, end + k] = row[end + k]
             continue
@@ -116,7 +119,7 @@ def _run(steps, at, kinds, times, read_times, member, user_step, since_last, cap
                 row[b] = now
             ago = max(user_step[e] - row[b + 2], 0.0)
             row[b + 1] = max(row[b + 1], now)
-            row[b + 4] = row[b + 4] * 2.0 ** (-ago / 4.0) + 1.0
-            row[b + 5] = row[b + 5] * 2.0 ** (-ago / 20.0) + 1.0
+            row[b + 4] = row[b + 4] * power_of_two(-ago * 0.25) + 1.0
+            row[b + 5] = row[b + 5] * power_of_two(-ago * 0.05) + 1.0
             row[b + 2] = user_step[e]
             row[b + 3] += 1.0

@@ -2,13 +2,15 @@
 
 ``step``: log(1 + steps of the session) / 3. ``seconds_since_last``, ``seconds_since_start``,
 ``seconds_known``: log(1 + seconds) / 10. ``sessions``, ``steps``: log(1 + number) / 5 of all time. ``pace``:
-log(1 + seconds a step) / 5. Works out the key columns ``last_kind`` (the kind of the session's last event) and
-``last_kinds`` (of the last two), for counts that ask what comes after what.
+log(1 + seconds a step) / 5. Works out the key columns ``last_kind`` (the kind of the session's last event)
+and ``last_kinds`` (of the last two), for counts that ask what comes after what.
 
 Source: RecSys Challenge 2019 solutions (session length, step, last actions). Ranges: 0..5.
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -25,8 +27,10 @@ from features.scope import Scope
 NAMES = ("step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace")
 
 
-class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.session]]``: no settings but the scenario's ``features.session_gap_s``."""
+
+    DECLARED: ClassVar[str] = "session"
 
     def kinds(self) -> tuple[str, ...]:
         """None by name: every action and behaviour is a step."""

@@ -40,12 +40,12 @@ _HALF = np.uint64(32)
 _LOWER = np.uint64(0xFFFFFFFF)
 
 
-class SessionRows(msgspec.Struct, frozen=True):
+class SessionRows(msgspec.Struct, frozen=True, cache_hash=True):
     """The session of a user as of each impression, with ``seconds since`` left to the formulas.
 
     Works out for later blocks, as of each event and before it: ``step`` (events of the user so far),
-    ``session_start`` (ms) and ``since_last`` (ms since the user's last event; NaN where there is none), and
-    the key ``item_before`` of the item that the user's last event was about.
+    ``since_last`` (ms since the user's last event; NaN where there is none), and the key ``item_before`` of
+    the item that the user last did something with.
     """
 
     gap_ms: int
@@ -82,21 +82,21 @@ class SessionRows(msgspec.Struct, frozen=True):
         """The user's session as of each impression."""
         out = empty_reads(batch, self)
         events, reads, n = batch.events, batch.reads, len(batch.events)
-        step, start, since = np.zeros(n), np.full(n, np.nan), np.full(n, np.nan)
+        step, since = np.zeros(n), np.full(n, np.nan)
         item_before = np.zeros(n, dtype=np.uint64)
         _run(
             reads.steps, reads.at, events.kinds, events.times, reads.times, events.keys["item_id"],
-            float(self.gap_ms), rows, slots[0], out, step, start, since, item_before,
+            float(self.gap_ms), rows, slots[0], out, step, since, item_before,
         )  # fmt: skip
-        batch.known |= {"step": step, "session_start": start, "since_last": since}
+        batch.known |= {"step": step, "since_last": since}
         batch.keys["item_before"] = item_before
         return out
 
 
 @kernel
-def _run(
-    steps, at, kinds, times, read_times, items, gap_ms, rows, slots, out, step, start, since, item_before
-):  # type: ignore[no-untyped-def]
+def _run(  # type: ignore[no-untyped-def]
+    steps, at, kinds, times, read_times, items, gap_ms, rows, slots, out, step, since, item_before
+):
     for one in steps:
         e = one if one >= 0 else ~one
         slot = slots[e]
@@ -106,7 +106,6 @@ def _run(
         now = float(times[e] if one >= 0 else read_times[e])
         fresh = row[SESSIONS] == 0 or now - row[LAST] > gap_ms
         step[e] = row[BEFORE] + row[STEP]
-        start[e] = now if fresh else row[START]
         if row[SESSIONS] > 0:
             since[e] = max(now - row[LAST], 0.0)
         item_before[e] = (np.uint64(row[HIGH]) << _HALF) | np.uint64(row[LOW])

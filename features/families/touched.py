@@ -3,21 +3,25 @@
 Touched: an action or a behaviour of this user was about the item. r is an impression's place. Features: is
 touched; is the last touched, the one before; rank by recency and by number of touches as 1 / rank (0: not
 touched); log(1 + touched in the list) and of those above; r minus the place of the last touched, of the last
-clicked, of the highest and of the lowest touched, as sign(x) log(1 + |x|) / 3; r minus where the walk goes next
-(the last touched place plus the step from the one before).
+clicked, of the highest and of the lowest touched, as sign(x) log(1 + |x|) / 3; r minus where the walk goes
+next (the last touched place plus the step from the one before).
 
 Works out the key columns ``touch_offset`` (r minus the last touched place, +-12 at most), ``touch_age``
-(powers of two of seconds since the item's last touch), ``touches`` (0 to 4, 4 for more) and ``touch_rank``, for
-running tables of P(click): the strongest single feature of the trivago lists.
+(powers of two of seconds since the item's last touch), ``touches`` (0 to 4, 4 for more), ``touch_rank`` and
+``touched`` (offset and rank together; the place where nothing of the list was touched), for running tables of
+P(click): the strongest single feature of the trivago lists.
 
-Source: RecSys Challenge 2019, LogicAI, PVZ and rn5l (offset to the last clicked place, recency ranks). Ranges:
-+-2, unknown (no touched item in the list) is 0.
+Source: RecSys Challenge 2019, LogicAI, PVZ and rn5l (offset to the last clicked place, recency ranks).
+Ranges: +-2; unknown (no touched item in the list) is 0.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features.compiled import kernel
 from features.events import FloatArray
@@ -46,11 +50,14 @@ COLUMNS = (
     ("to_next", -2.0, 2.0),
 )
 MOST_OFFSET = 12
-NO_OFFSET = 99
+#: Of an impression in whose list nothing was touched, or that was not touched itself.
+NO_OFFSET, NO_AGE, NO_RANK = 99, 40.0, 21.0
 
 
-class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.touched]]``: ``clicks`` is the kind of event that counts as a click."""
+
+    DECLARED: ClassVar[str] = "touched"
 
     clicks: str = "click"
 
@@ -77,7 +84,7 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """See ``features.family.Family``."""
         raw, session = batch.raw[self._rows(scope)], batch.raw[session_rows(scope)]
         count, last, clicked = raw[:, 3], raw[:, 1], raw[:, len(EACH) + 1]
-        out = np.full((batch.impressions, len(COLUMNS)), np.nan)
+        out = np.full((len(COLUMNS), batch.impressions), np.nan)
         offset = np.full(batch.impressions, NO_OFFSET, dtype=np.int64)
         lists = batch.lists
         _compute(lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, out, offset)
@@ -87,26 +94,40 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             (2, (columns.HIGH_2, columns.LOW_2)),
         ):
             joined = (session[:, high].astype(np.uint64) << np.uint64(32)) | session[:, low].astype(np.uint64)
-            out[:, column] = (items == joined) & (items != 0)
-        seconds = np.maximum(batch.times - last, 0.0) / 1000.0
-        age = np.where(count > 0, np.floor(np.log2(1.0 + seconds)), 40.0).astype(np.int64)
-        rank = np.where(count > 0, np.rint(1.0 / np.maximum(out[:, 3], 0.05)), 21.0).astype(np.int64)
-        batch.provide("touch_offset", hash_numbers(offset))
-        batch.provide("touch_age", hash_numbers(age))
-        batch.provide("touches", hash_numbers(np.minimum(count, 4.0).astype(np.int64)))
-        batch.provide("touch_rank", hash_numbers(rank))
-        where = np.clip(batch.places, 0, 25).astype(np.int64)
-        plain = np.where(offset == NO_OFFSET, 100 + where, offset)
-        batch.provide("touched", cross([hash_numbers(plain), hash_numbers(np.minimum(rank, 4))]))
-        return [out[:, k] for k in range(len(COLUMNS))]
+            out[column] = (items == joined) & (items != 0)
+        self._provide(batch, count, last, out[3], offset)
+        out[5:7] = np.log1p(out[5:7])
+        out[7:] = _signed_log(out[7:])
+        return list(out)
+
+    @staticmethod
+    def _provide(
+        batch: Pass, count: FloatArray, last: FloatArray, rank: FloatArray, offset: npt.NDArray[np.int64]
+    ) -> None:
+        """Work out the key columns that something asks for."""
+        if batch.wants("touch_offset"):
+            batch.provide("touch_offset", hash_numbers(offset))
+        if batch.wants("touch_age"):
+            seconds = np.maximum(batch.times - last, 0.0) / 1000.0
+            age = np.where(count > 0, np.floor(np.log2(1.0 + seconds)), NO_AGE).astype(np.int64)
+            batch.provide("touch_age", hash_numbers(age))
+        if batch.wants("touches"):
+            batch.provide("touches", hash_numbers(np.minimum(count, 4.0).astype(np.int64)))
+        ranks = np.where(count > 0, np.rint(1.0 / np.maximum(rank, 0.05)), NO_RANK).astype(np.int64)
+        if batch.wants("touch_rank"):
+            batch.provide("touch_rank", hash_numbers(ranks))
+        if batch.wants("touched"):
+            where = np.clip(batch.places, 0, 25).astype(np.int64)
+            either = np.where(offset == NO_OFFSET, NO_OFFSET + 1 + where, offset)
+            batch.provide("touched", cross([hash_numbers(either), hash_numbers(np.minimum(ranks, 4))]))
 
     def _rows(self, scope: Scope) -> Block:
         return recency_rows(scope, ("user_id", "item_id"), (ANY, self.clicks))
 
 
-@kernel
-def _signed_log(x):  # type: ignore[no-untyped-def]
-    return np.sign(x) * np.log(1.0 + abs(x)) / 3.0
+def _signed_log(x: FloatArray) -> FloatArray:
+    scaled: FloatArray = np.sign(x) * np.log1p(np.abs(x)) / 3.0
+    return scaled
 
 
 @kernel
@@ -133,11 +154,11 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
         above = 0
         for i in range(begin, end):
             a = order[i]
-            out[a, 0] = 1.0 if count[a] > 0.0 else 0.0
-            out[a, 3] = 0.0
-            out[a, 4] = 0.0
-            out[a, 5] = np.log(1.0 + touched)
-            out[a, 6] = np.log(1.0 + above)
+            out[0, a] = 1.0 if count[a] > 0.0 else 0.0
+            out[3, a] = 0.0
+            out[4, a] = 0.0
+            out[5, a] = float(touched)
+            out[6, a] = float(above)
             if count[a] > 0.0:
                 above += 1
                 newer, more = 1, 1
@@ -147,15 +168,15 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
                         newer += 1
                     if count[b] > count[a]:
                         more += 1
-                out[a, 3] = 1.0 / newer
-                out[a, 4] = 1.0 / more
+                out[3, a] = 1.0 / newer
+                out[4, a] = 1.0 / more
             if newest >= 0:
                 away = places[a] - places[newest]
-                out[a, 7] = _signed_log(away)
+                out[7, a] = away
                 offset[a] = int(min(max(away, -12.0), 12.0))
-                out[a, 9] = _signed_log(places[a] - places[highest])
-                out[a, 10] = _signed_log(places[a] - places[lowest])
+                out[9, a] = places[a] - places[highest]
+                out[10, a] = places[a] - places[lowest]
             if click >= 0:
-                out[a, 8] = _signed_log(places[a] - places[click])
+                out[8, a] = places[a] - places[click]
             if before >= 0:
-                out[a, 11] = _signed_log(places[a] - (2.0 * places[newest] - places[before]))
+                out[11, a] = places[a] - (2.0 * places[newest] - places[before])
