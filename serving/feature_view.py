@@ -17,8 +17,8 @@ from features.events import IntArray
 from features.hashing import Keys
 from features.plan import SEEN, Plan, partitioned
 from features.row_bytes import RowError, unpack
-from features.topic import OF_PARTITION, OF_WORKER, parse_row_name
 from features.rows import NO_ROW, Rows, Slots, Values
+from features.topic import OF_PARTITION, OF_WORKER, parse_row_name
 
 #: More than these are not workers or partitions but garbage.
 MAX_SOURCES = 1024

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts.weights import Weights
-from serving.admission import Accepted, Identity, Reason, Refused, check
-from serving.errors import RequestError, ScoreNotFiniteError
 from features.columns import key_matrix
 from features.events import Events
+from serving.admission import Accepted, Identity, Reason, Refused, check
+from serving.errors import RequestError, ScoreNotFiniteError
 from serving.feature_view import FeatureView, absent_by_table
 from serving.messages import MAX_FEATURE, ScoreRequest, Scores, Stamp
 from serving.snapshot import EMPTY, Snapshot, combine
@@ -163,9 +163,7 @@ class Scorer:
         events = Events(
             kinds=np.zeros(n, dtype=np.int16),
             times=columns["event_time"],
-            keys={
-                name: np.ascontiguousarray(matrix[:, k]) for k, name in enumerate(self.plan.remembered)
-            },
+            keys={name: np.ascontiguousarray(matrix[:, k]) for k, name in enumerate(self.plan.remembered)},
             numbers={
                 "price": np.where(columns["price"] > 0.0, columns["price"], np.nan),
                 "position": columns["position"].astype(np.float64),

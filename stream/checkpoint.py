@@ -6,10 +6,10 @@ It stands in the same atomic batch as these, so that offsets, counts and learner
 from __future__ import annotations
 
 import msgspec
+from state.joins.join import JoinCounts
 
 from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
-from state.joins.join import JoinCounts
 from state.store import Batch, Store
 from stream.lane import NEVER
 from stream.resume import Known

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from state.joins.join import Joined, Shown
 
 from contracts.events import ACTIONS, Behaviour, Impression
 from features.columns import key_matrix
@@ -18,7 +19,6 @@ from features.events import Events
 from features.hashing import Keys, cross, hash_numbers, hash_texts
 from features.plan import Plan
 from features.scope import OTHER
-from state.joins.join import Joined, Shown
 from stream.timeline import Taken
 
 IntArray = npt.NDArray[np.int64]
@@ -94,12 +94,18 @@ def tick_events(
     matrix = np.concatenate([shown.keys, joined.keys, behaviour_keys(behaviours, plan.remembered)])[order]
     unknown = np.full(b, np.nan)
     stock = np.array([np.nan if e.stock is None else e.stock for e in impressions], dtype=np.float64)
-    value = np.where(joined.index >= 0, amounts[np.maximum(joined.index, 0)] if len(amounts) else np.nan, np.nan)
+    value = np.where(
+        joined.index >= 0, amounts[np.maximum(joined.index, 0)] if len(amounts) else np.nan, np.nan
+    )
     numbers = {
         "price": np.concatenate([shown.prices, joined.prices, unknown]),
-        "position": np.concatenate([shown.places.astype(np.float64), joined.places.astype(np.float64), unknown]),
+        "position": np.concatenate(
+            [shown.places.astype(np.float64), joined.places.astype(np.float64), unknown]
+        ),
         "stock": np.concatenate([stock, np.full(k + b, np.nan)]),
-        "value": np.concatenate([np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]),
+        "value": np.concatenate(
+            [np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]
+        ),
     }
     rank = np.empty(len(order), dtype=np.int32)
     rank[order] = np.arange(len(order), dtype=np.int32)

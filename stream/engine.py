@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from state.feature_rows import FeatureRows
+from state.joins.join import Actions, Closed, Join, Shown
 
 from contracts.events import ACTIONS, Impression
 from contracts.scenario import Scenario
 from contracts.weights import Watermarks, Weights
+from features.declared import plan_from
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
-from features.declared import plan_from
-from state.feature_rows import FeatureRows
-from state.joins.join import Actions, Closed, Join, Shown
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress

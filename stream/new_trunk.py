@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 
 import msgspec
+from state.joins.join import Join
 
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from state.errors import StateFormatError, decoding, start_anew
-from state.joins.join import Join
 from state.store import Batch, Store
 from stream.checkpoint import Progress
 from stream.lane import NEVER

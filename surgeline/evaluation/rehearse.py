@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+from state.joins.join import Closed
 from threadpoolctl import threadpool_limits
 
 from contracts.events import KINDS, Watermark
@@ -23,7 +24,6 @@ from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
 from replay.produce import partitions_of
 from replay.records import to_records
-from state.joins.join import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
