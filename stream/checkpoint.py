@@ -32,7 +32,8 @@ class Totals(msgspec.Struct):
     for their time. ``older_logs``: how often the whole input went back in time. ``rewound`` records were
     read again because the state was older than its own commit; ``lost`` ones were gone from the topic
     before they were read; ``done_twice`` were done here and, after a move, by another worker.
-    ``unlearned`` impressions were closed without learning, when a new trunk took over. States of before a
+    ``unlearned`` impressions were closed without learning, when a new trunk took over; ``logged_refused``
+    logged features lay outside of their range, and the computed ones were used. States of before a
     count was there have it at 0.
     """
 
@@ -47,6 +48,7 @@ class Totals(msgspec.Struct):
     lost: int = 0
     done_twice: int = 0
     unlearned: int = 0
+    logged_refused: int = 0
     ticks: int = 0
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     sent: Sent = msgspec.field(default_factory=Sent)

@@ -7,7 +7,7 @@ import numpy as np
 
 from features.events import FloatArray
 from features.families.count_rows import HEAD, CountRows, Quantity
-from features.plan import Plan
+from features.plan import Plan, table_name
 from features.rows import Values
 from features.scope import IMPRESSION
 from stream.engine import Engine
@@ -32,29 +32,27 @@ def hottest(engine: Engine, n: int) -> tuple[list[HotItem], float]:
     found = _counts(engine.plan)
     if found is None:
         return [], 0.0
-    block, part = found
-    clicks, impressions = (
-        part.start + HEAD + block.index(Quantity(engine.plan.scope.numbers(kind)), 0)
-        for kind in (CLICK, IMPRESSION)
-    )
-    now, half_life_s = engine.done_until, block.half_lives_s[0]
+    landmark, clicks, impressions, half_life_s = found
+    now = engine.done_until
 
     def decayed(rows: Values, column: int) -> FloatArray:
-        grown: FloatArray = rows[:, column] * np.exp2((rows[:, part.start] - now) / (half_life_s * 1000.0))
+        grown: FloatArray = rows[:, column] * np.exp2((rows[:, landmark] - now) / (half_life_s * 1000.0))
         return grown
 
-    keys, rows = engine.features.tables[ITEM[0]].top(lambda rows: decayed(rows, clicks), n)
+    keys, rows = engine.features.tables[table_name(ITEM)].top(lambda rows: decayed(rows, clicks), n)
     names = [engine.item_names.name(key) for key in keys.tolist()]
     figures = zip(names, decayed(rows, clicks).tolist(), decayed(rows, impressions).tolist(), strict=True)
     return [HotItem(*one) for one in figures], half_life_s
 
 
-def _counts(plan: Plan) -> tuple[CountRows, slice] | None:
-    """The block of items' counts with the shortest half-life that has clicks and impressions."""
-    wanted = {Quantity(plan.scope.numbers(kind)) for kind in (CLICK, IMPRESSION)}
-    fitting = [
-        (block, part)
-        for block, part in plan.rows_of(ITEM)
-        if isinstance(block, CountRows) and wanted <= set(block.quantities)
-    ]
-    return min(fitting, key=lambda one: one[0].half_lives_s[0], default=None)
+def _counts(plan: Plan) -> tuple[int, int, int, float] | None:
+    """Columns of an item's row: its counts' landmark, clicks and impressions; and their half-life (s)."""
+    click, shown = (Quantity(plan.scope.numbers(kind)) for kind in (CLICK, IMPRESSION))
+    found = []
+    for block, part in plan.rows_of(ITEM):
+        if isinstance(block, CountRows):
+            both = [h for quantity, h in block.cells if quantity == click and (shown, h) in block.cells]
+            for h in both:
+                first, second = (part.start + HEAD + block.cells.index((one, h)) for one in (click, shown))
+                found.append((part.start, first, second, h))
+    return min(found, key=lambda one: one[3], default=None)

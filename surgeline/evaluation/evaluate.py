@@ -25,7 +25,7 @@ from models.deep.trunk import Trunk
 from replay.log import RecordedLog
 from replay.open_log import open_log
 from replay.report.schema import Counts, Evaluation, Run
-from state.join import Closed
+from state.joins.join import Closed
 from stream.engine import Engine
 from surgeline.evaluation.analyse import CHAMPION, Analysis, analyse, open_truth
 from surgeline.evaluation.cadence import StaleCopies, check_ticks, parse_cadences
