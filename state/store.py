@@ -76,6 +76,14 @@ class Store:
             # An iterator that meets damage is no longer valid, just as one that is at the end.
             iterator.status()
 
+    def keys(self, prefix: bytes) -> Iterator[bytes]:
+        """The keys that start with ``prefix``, in key order; a half of what ``scan`` takes."""
+        with self._translated():
+            for key in self._db.keys(from_key=prefix):
+                if not key.startswith(prefix):
+                    return
+                yield key
+
     def commit(self, batch: Batch) -> None:
         """Apply ``batch`` atomically."""
         with self._translated():

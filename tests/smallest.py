@@ -20,9 +20,14 @@ SMALLEST: dict[str, float] = {
     "replay.produce.IN_FLIGHT": 1,
     "serving.feature_view._INITIAL_ROWS": 1,
     "serving.follower.CHUNK": 1,
+    "state.disk_keys.MAX_BYTES": 1,
+    "state.disk_keys.SMALLEST": 8,
+    "state.feature_rows.SWEEP_ROWS": 1,
+    "state.feature_table.SCAN_KEYS": 1,
     "state.republish.REPUBLISH_ROWS": 1,
     "state.memory.WORTH_BYTES": 1,
     "state.row_index.MAX_RUN_ROWS": 1,
+    "state.row_pass.PART_ROWS": 1,
     "state.segments.BLOCK_ROWS": 1,
     "state.spilled.BLOCKS_A_READ": 1,
     "state.spilled.CACHED_ROWS": 1,
@@ -52,3 +57,10 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
         begin(self, name, half_lives_s, store, min(cached_rows, CACHED_ROWS))
 
     patch.setattr(tables.DecayedCounts, "__init__", begin_mean)
+    rows = import_module("state.feature_rows")
+    begin_rows = rows.FeatureRows.__init__
+
+    def begin_few(self: Any, store: Any, plan: Any, cached_rows: int, forget_ms: int) -> None:
+        begin_rows(self, store, plan, min(cached_rows, CACHED_ROWS), forget_ms)
+
+    patch.setattr(rows.FeatureRows, "__init__", begin_few)
