@@ -149,12 +149,12 @@ class Pass:
         column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
         column[self.reads.shown] = shown
         # An action whose impression is in this batch could not bring what is worked out only now.
-        here, origins = self._joined
+        here, origins = self.joined
         column[here] = column[origins]
         self.keys[name] = column
 
     @cached_property
-    def _joined(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+    def joined(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
         """Actions whose impressions are in this batch, and those."""
         here = np.flatnonzero(self.events.origins >= 0)
         return here, self.events.origins[here]

@@ -58,8 +58,9 @@ class Layout(NamedTuple):
 class Plan:
     """``families``: (where it is declared, family). Raises ``FeaturesError`` for what cannot be used.
 
-    ``features``: the columns, in order. ``tables``: by name. ``columns``: key columns that events must bring.
-    ``remembered``: key columns that a joined action must have of its impression.
+    ``features``: the columns, in order. ``tables``: by name. ``blocks``: the table of each, and which part of
+    its rows. ``columns``: key columns that events must bring. ``remembered``: key columns that a joined
+    action must have of its impression; so must it the number ``position``.
     """
 
     def __init__(self, families: Sequence[tuple[str, Family]], scope: Scope) -> None:
@@ -82,12 +83,12 @@ class Plan:
         self._united = united(block for family in self.families for block in family.blocks(scope))
         self._steps = ordered(self.families, scope, self._united, self._gives)
         self.tables: dict[str, Layout] = {}
-        self._slices: dict[Block, tuple[str, slice]] = {}
+        self.blocks: dict[Block, tuple[str, slice]] = {}
         for step in self._steps:
             if not is_family(step):
                 name = table_name(step.key)
                 width = self.tables[name].width if name in self.tables else HEAD
-                self._slices[step] = name, slice(width, width + step.width)
+                self.blocks[step] = name, slice(width, width + step.width)
                 self.tables[name] = Layout(step.key, width + step.width)
         used = {column for layout in self.tables.values() for column in layout.key}
         used |= {column for family in self.families for column in getattr(family, "reads_keys", tuple)()}
@@ -97,7 +98,7 @@ class Plan:
         self.remembered = [c for c in sorted(used) if c not in WORKED_OUT]
         # The last place is that of kinds that nothing asks for, whose number is -1.
         self._moving = {name: np.zeros(len(scope.kinds) + 1, dtype=np.bool_) for name in self.tables}
-        for block, (name, _) in self._slices.items():
+        for block, (name, _) in self.blocks.items():
             self._moving[name][list(block.kinds())] = True
         self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
@@ -150,7 +151,7 @@ class Plan:
             return own
         merged = np.zeros(self.tables[table].width)
         merged[SEEN] = rows[:, SEEN].max()
-        for block, (name, part) in self._slices.items():
+        for block, (name, part) in self.blocks.items():
             if name == table:
                 merged[part] = block.merge(rows[:, part])
         return merged
@@ -158,7 +159,7 @@ class Plan:
     def _run(
         self, block: Block, batch: Pass, tables: Mapping[str, Table], slots: dict[str, Slots], update: bool
     ) -> None:
-        name, part = self._slices[block]
+        name, part = self.blocks[block]
         table, events = tables[name], batch.events
         own = slots.get(name)
         if own is None:
@@ -182,7 +183,11 @@ class Plan:
         if batch.wants("hour"):
             batch.keys["hour"] = hash_numbers(events.times // HOUR_MS % HOURS)
         batch.keys["everything"] = np.ones(len(events), dtype=np.uint64)
-        batch.known["place_from_1"] = np.nan_to_num(events.numbers["position"]) + 1.0
+        place = events.numbers["position"] + 1.0
+        # An action has the place of its impression, also where it came without.
+        joined, origins = batch.joined
+        place[joined] = place[origins]
+        batch.known["place_from_1"], batch.known["placed"] = place, np.where(np.isnan(place), np.nan, 1.0)
 
 
 def partitioned(layout: Layout) -> bool:

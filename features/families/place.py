@@ -23,8 +23,8 @@ from features.scope import Scope, check_columns
 
 #: Mean clicked place (from 1 on) before there is any click, and what it weighs.
 FIRST_MEAN, FIRST_WEIGHT = 4.0, 20.0
-#: The weight of an event in a sum of places: its place, from 1 on.
-WEIGHT = "place_from_1"
+#: Weights of an event in sums: its place, from 1 on, and 1 where that is known.
+WEIGHT, PLACED = "place_from_1", "placed"
 
 
 class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
@@ -71,7 +71,7 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
     def _rows(self, key: tuple[str, ...], scope: Scope) -> CountRows:
         clicks = scope.numbers(self.clicks)
-        return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks)), (self.half_life_s,))
+        return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks, PLACED)), (self.half_life_s,))
 
     def _read(self, key: tuple[str, ...], batch: Pass, scope: Scope) -> FloatArray:
         """Sum of clicked places and number of clicks, (impressions, 2)."""

@@ -25,7 +25,7 @@ from features.passes import Block, Pass
 from features.scope import ANY, IMPRESSION, Scope
 
 NAMES = ("log", "cut", "over_usual", "over_touched", "over_clicked", "over_last_clicked")
-_ROWS = PriceRows()
+_PRICES = PriceRows()
 #: A decayed number of prices below which their mean is unknown.
 FEWEST = 1e-3
 WEIGHT, PRICED = "item_log_price", "item_priced"
@@ -54,7 +54,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
     def blocks(self, scope: Scope) -> tuple[Block, ...]:
         """The item's prices, and decayed sums of log prices."""
-        return (_ROWS, self._usual(scope), self._user(scope))
+        return (_PRICES, self._usual(scope), self._user(scope))
 
     def features(self, scope: Scope) -> tuple[Feature, ...]:
         """See the module."""
@@ -66,7 +66,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
         own = batch.shown(batch.known[WEIGHT])
-        rows = batch.raw[_ROWS]
+        rows = batch.raw[_PRICES]
         seen = rows[:, 2] > 0
         if batch.wants("price_band"):
             band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
@@ -92,7 +92,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
     def _usual(self, scope: Scope) -> CountRows:
         shown = scope.numbers(IMPRESSION)
         quantities = (Quantity(shown, WEIGHT), Quantity(shown, PRICED))
-        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
+        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_PRICES,))
 
     def _user(self, scope: Scope) -> CountRows:
         quantities = tuple(
@@ -100,7 +100,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
             for weight in (WEIGHT, PRICED)
             for kind in (ANY, self.clicks)
         )
-        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
+        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_PRICES,))
 
 
 def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:

@@ -18,8 +18,9 @@ COLUMNS = ("first", "last", "at_ms")
 class PriceRows(msgspec.Struct, frozen=True, cache_hash=True):
     """First and last price of an item, as log(1 + price), from impressions that have one.
 
-    Works out for later blocks ``item_log_price`` of every event: an impression's own price, for what has none
-    the item's last, NaN where there is none at all; and ``item_priced``, 1 where there is one, else NaN.
+    Works out for later blocks ``item_log_price`` of every event: its own price, for what has none the item's
+    last (of an impression: when its list is read), NaN where there is none at all; and ``item_priced``, 1
+    where there is one, else NaN.
     """
 
     key: tuple[str, ...] = ("item_id",)
@@ -74,10 +75,11 @@ def _run(steps, at, kinds, times, own, rows, slots, out, known):  # type: ignore
         if one < 0:
             for k in range(3):
                 out[at[e], k] = row[k]
-        elif own[e] != own[e]:
-            if row[2] > 0.0:
+        if own[e] != own[e]:
+            # Of an impression as of its list, of others as of themselves.
+            if row[2] > 0.0 and (one < 0 or kinds[e] != 0):
                 known[e] = row[1]
-        elif kinds[e] == 0:
+        elif one >= 0 and kinds[e] == 0:
             if row[2] == 0.0:
                 row[0] = own[e]
             row[1] = own[e]

@@ -9,7 +9,7 @@ from features.compiled import kernel
 from features.events import FloatArray
 from features.families.session_rows import SessionRows
 from features.hashing import Keys, cross
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Block, Pass, empty_reads
 from features.powers import power_of_two
 from features.rows import Slots, Values
 
@@ -24,8 +24,9 @@ DWELL = ("dwell_s", "longest_dwell_s", "dwells")
 class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
     """``groups`` are sets of event kinds; reads ``len(EACH)`` numbers each, then ``DWELL``.
 
-    Faded sums count an event ``2 ** (-steps since / half)``, as of the read. Dwell is the time from an event
-    to the user's next one, at most ``cap_s``; it needs the key to be (user_id, item_id).
+    Faded sums count an event ``2 ** (-steps since / half)``, as of the read. Dwell is the time from any
+    event of the user to the next one, at most ``cap_s``. It goes to the item that the user did something with
+    last, once there was an event of these kinds about it, and needs the key to be (user_id, item_id).
     """
 
     key: tuple[str, ...]
@@ -59,7 +60,9 @@ class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""
-        return newest(rows, 1)
+        times = rows[:, 1 : len(EACH) * len(self.groups) : len(EACH)]
+        row: Values = rows[int(np.argmax(times.max(axis=1)))]
+        return row
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """What is known of each impression's key."""
@@ -86,10 +89,14 @@ def _run(  # type: ignore[no-untyped-def]
         if one >= 0 and kinds[e] > 0 and before[e] >= 0 and since_last[e] == since_last[e]:
             # The user goes on: what came before has had its dwell.
             earlier = rows[before[e]]
-            dwell = min(since_last[e] / 1000.0, cap_s)
-            earlier[end] += dwell
-            earlier[end + 1] = max(earlier[end + 1], dwell)
-            earlier[end + 2] += 1.0
+            begun = False
+            for g in range(groups):
+                begun = begun or earlier[g * 6 + 3] > 0.0
+            if begun:
+                dwell = min(since_last[e] / 1000.0, cap_s)
+                earlier[end] += dwell
+                earlier[end + 1] = max(earlier[end + 1], dwell)
+                earlier[end + 2] += 1.0
         slot = slots[e]
         if slot < 0:
             continue

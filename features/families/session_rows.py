@@ -99,6 +99,9 @@ def _run(  # type: ignore[no-untyped-def]
 ):
     for one in steps:
         e = one if one >= 0 else ~one
+        if one >= 0 and kinds[e] <= 0:
+            # What an impression has read stays as of its list.
+            continue
         slot = slots[e]
         if slot < 0:
             continue
@@ -120,8 +123,6 @@ def _run(  # type: ignore[no-untyped-def]
                 out[place, KIND_1] = 0.0
                 out[place, KIND_2] = 0.0
                 out[place, KIND_3] = 0.0
-            continue
-        if kinds[e] == 0:
             continue
         if fresh:
             row[START] = now
