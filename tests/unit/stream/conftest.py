@@ -158,8 +158,8 @@ def make_logs(
 ) -> Logs:
     """A sale with clicks, carts, looks, duplicates, skewed clocks, orphans and bad records.
 
-    It begins at ``start`` ms. Disorder within a partition stays below 1 s unless ``lateness_ms`` is larger, so that no event is late
-    however it is read. Every log ends with a watermark, unless it is not ``closed``.
+    It begins at ``start`` ms. Disorder within a partition stays below 1 s unless ``lateness_ms`` is larger,
+    so that no event is late however it is read. Every log ends with a watermark, unless it is not ``closed``.
     """
     random = np.random.default_rng(seed)
     shown_at = np.sort(random.integers(0, 12_000, size)).tolist()
