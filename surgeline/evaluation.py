@@ -275,6 +275,7 @@ def _evaluation(
         events=rehearsal.events,
         impressions=rehearsal.impressions,
         actions=rehearsal.actions,
+        behaviours=rehearsal.behaviours,
         samples=rehearsal.samples,
         positives=rehearsal.positives,
         rows=found.rows,
