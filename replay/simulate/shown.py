@@ -9,7 +9,10 @@ import numpy as np
 
 @dataclass(slots=True)
 class Shown:
-    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream."""
+    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream.
+
+    ``stock``: units left when the block began, -1 where there are plenty. ``interest``: of the session.
+    """
 
     serial: np.ndarray
     t_ms: np.ndarray
@@ -20,3 +23,5 @@ class Shown:
     channel: np.ndarray
     request: np.ndarray
     price: np.ndarray
+    stock: np.ndarray
+    interest: np.ndarray

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
+from state.joins.join import Closed
 
 from contracts.errors import SurgelineError
 from contracts.scenario import Kafka, Scenario, home
@@ -25,7 +26,6 @@ from models.deep.trunk import Trunk
 from replay.log import RecordedLog
 from replay.open_log import open_log
 from replay.report.schema import Counts, Evaluation, Run
-from state.joins.join import Closed
 from stream.engine import Engine
 from surgeline.evaluation.analyse import CHAMPION, Analysis, analyse, open_truth
 from surgeline.evaluation.cadence import StaleCopies, check_ticks, parse_cadences
@@ -277,6 +277,7 @@ def _evaluation(
         events=rehearsal.events,
         impressions=rehearsal.impressions,
         actions=rehearsal.actions,
+        behaviours=rehearsal.behaviours,
         samples=rehearsal.samples,
         positives=rehearsal.positives,
         rows=found.rows,

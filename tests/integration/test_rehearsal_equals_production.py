@@ -49,6 +49,7 @@ def test_a_worker_learns_what_the_rehearsal_learned(
         counts = engine.join.counts
         assert (counts.samples, counts.positives) == (expected.samples, expected.positives)
         assert engine.totals.late == 0
+        assert engine.totals.behaviours_read == expected.behaviours > 50
         assert engine.weights_digest() == expected.weights_digest
         assert engine.panel.metrics() == expected.metrics
     impressions = pl.concat(log.chunks()).filter(pl.col("event") == "impression").height

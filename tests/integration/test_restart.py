@@ -47,7 +47,7 @@ CROWD = 60_000
 
 
 class Crowd(Sale):
-    """Each of ``CROWD`` users once, each with an item of its own; a tenth clicked and looked; 30 s."""
+    """Each of ``CROWD`` users once, with an item of its own; a tenth clicked and looked. 30 s of time."""
 
     def __init__(self, start: int, seed: int = 5) -> None:
         rng = np.random.default_rng(seed)

@@ -15,23 +15,36 @@ from replay.log import to_records
 from replay.open_log import open_log
 from replay.source import TableLog
 
-#: name -> (source rows that are impressions, actions by type, first and last second)
+#: name -> (source rows that are impressions, actions by type, behaviours, first and last second)
 KNOWN = {
-    "trivago": (220_705, {"click": 9_626}, 1_541_548_955, 1_541_678_368),
-    "taobao": (98_361, {"cart": 6_063, "favourite": 3_383, "purchase": 2_493}, 1_511_658_000, 1_511_665_811),
-    "tmall": (91_015, {"cart": 1, "favourite": 3_727, "purchase": 13_346}, 1_399_737_600, 1_415_721_598),
+    "trivago": (220_705, {"click": 9_626}, 59_584, 1_541_548_939, 1_541_678_398),
+    "taobao": (
+        98_361,
+        {"cart": 6_063, "favourite": 3_383, "purchase": 2_493},
+        98_361,
+        1_511_658_000,
+        1_511_665_811,
+    ),
+    "tmall": (
+        91_015,
+        {"cart": 1, "favourite": 3_727, "purchase": 13_346},
+        91_015,
+        1_399_737_600,
+        1_415_721_598,
+    ),
 }
 FOUND = [name for name in KNOWN if adapter(name).find() is not None]
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_every_row_becomes_its_event(name: str) -> None:
-    views, by_action, first, last = KNOWN[name]
+    views, by_action, behaviours, first, last = KNOWN[name]
     log = open_log(name)
     assert isinstance(log, TableLog)
     info = log.info()
     assert info.impressions - log.tally.made_up.get(IMPLICIT, 0) == views
     assert info.by_action == by_action
+    assert info.behaviours == behaviours
     assert info.refused == 0
     assert info.first_ms is not None and info.last_ms is not None
     assert (info.first_ms // 1000, info.last_ms // 1000) == (first, last)

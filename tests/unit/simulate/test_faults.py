@@ -90,7 +90,7 @@ def test_duplicates_are_counted_by_kind(rows: pl.DataFrame) -> None:
 def test_late_rows_keep_their_event_time_and_come_later(rows: pl.DataFrame) -> None:
     fault = late(iter([rows]), share=0.1, seed=5, least_ms=50, most_ms=200)
     out = pl.concat(list(fault))
-    key = ["event_time", "impression_id", "action"]
+    key = ["event_time", "impression_id", "action", "type", "user_id", "item_id"]
     assert out.sort(key).equals(rows.sort(key), null_equal=True)
     behind = np.maximum.accumulate(out["event_time"].to_numpy()) - out["event_time"].to_numpy()
     assert fault.counts["out_of_order"] == int((behind > 0).sum()) > 0
