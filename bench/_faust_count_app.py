@@ -13,8 +13,8 @@ import faust
 import msgspec
 from aiohttp.web import Response
 
-from stream.connection import connection
-from stream.events import Action, Impression
+from clients.connection import connection
+from contracts.events import Action, Impression
 
 kafka = connection()
 app = faust.App(

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from bench._registry import BenchError
-from stream.connection import forget_security
+from clients.connection import forget_security
 from surgeline.broker import Broker, BrokerUnavailable, kafka_home
 from surgeline.broker import BrokerError as StartError
 

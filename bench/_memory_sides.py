@@ -23,6 +23,8 @@ import numpy as np
 import psutil
 
 from bench._registry import Result
+from contracts.events import Impression
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from serving.feature_view import FeatureView
 from state.formulas import COUNTS, feature_names, pack_row
@@ -32,8 +34,6 @@ from state.orphans import MAX_ORPHANS, Orphans
 from state.store import Batch, Store
 from state.tables import DecayedCounts
 from stream.engine import Engine
-from stream.events import Impression
-from stream.scenario import Scenario
 from stream.timeline import Position, Source, Timeline
 
 START = 1_700_000_000_000

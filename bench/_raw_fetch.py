@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from bench._watch import machine_cpu
-from stream.connection import connection
+from clients.connection import connection
 
 
 async def fetch(bootstrap: str, expected: int, topics: Sequence[str]) -> dict[str, float]:

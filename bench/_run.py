@@ -19,13 +19,14 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
 from bench._registry import BenchError, Result
+from clients.connection import connection
+from contracts.events import BEHAVIOUR
+from contracts.scenario import Scenario, Topics
+from contracts.weights import Weights, decode_weights
 from models.train import train_from_log
-from models.weights import Weights, decode_weights
 from replay.log import RecordedLog, open_log, write_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
-from stream.connection import connection
-from stream.scenario import Scenario, Topics
 from surgeline.broker import HOST, free_port
 from surgeline.launch import Child
 
@@ -50,7 +51,7 @@ class Run:
 
     def topics(self, part: str) -> Topics:
         """Topics of this run for ``part``; all begin with its prefix."""
-        names = ("impressions", "actions", "dead_letter", "weights", "features")
+        names = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
         made = {name: f"{self.prefix}{part}-{name.replace('_', '-')}" for name in names}
         return msgspec.convert({**made, "partitions": PARTITIONS}, Topics)
 
@@ -85,7 +86,9 @@ def _simulate(path: Path, events: int) -> None:
     config = Double11Config(
         minutes=minutes, rate=EVENT_RATE, hours=0.5, jump_ratio=1.5, users=50_000, base_ctr=0.03, seed=11
     )
-    write_log(_first((log for log, _ in Double11(config).frames()), events), path)
+    # No side does anything with behaviours yet.
+    frames = (log.filter(pl.col("event") != BEHAVIOUR) for log, _ in Double11(config).frames())
+    write_log(_first(frames, events), path)
 
 
 def _first(frames: Iterator[pl.DataFrame], events: int) -> Iterator[pl.DataFrame]:
@@ -101,7 +104,7 @@ def write_scenario(run: Run, name: str) -> Path:
     """The scenario of one engine run: its own group and output topics, the shared input; else defaults."""
     source = run.topics("")
     topics = msgspec.structs.asdict(run.topics(name.removeprefix(run.prefix)))
-    topics |= {"impressions": source.impressions, "actions": source.actions}
+    topics |= {name: getattr(source, name) for name in ("impressions", "actions", "behaviours")}
     lines = [f"name = {json.dumps(name)}", f"trunk = {json.dumps(run.scenario.trunk)}", "[topics]"]
     lines += [f"{key} = {json.dumps(value)}" for key, value in topics.items()]
     path = run.folder / f"{name}.toml"

@@ -13,9 +13,9 @@ import msgspec
 from bench._registry import BenchError, Result
 from bench._run import PARTITIONS, Run, create, last_weights, say, worker, write_scenario
 from bench._watch import Counts, Rate, Sample, between, get, prometheus, steady, watch
+from contracts.events import ACTIONS
 from replay.player import PlayReport
 from state.formulas import TABLES
-from stream.events import ACTIONS
 from surgeline.launch import Child
 
 #: Share of the agent's events that are its warm-up.
@@ -168,7 +168,7 @@ def raw_fetch(run: Run, played: PlayReport) -> Result:
     say("bare fetch")
     log = run.folder / f"raw-{time.monotonic_ns()}.log"
     argv = [sys.executable, "-m", "bench._raw_fetch", run.bootstrap, str(expected)]
-    child = Child([*argv, topics.impressions, topics.actions], log)
+    child = Child([*argv, *topics.sources], log)
     try:
         status = child.wait(300.0)
     finally:

@@ -42,10 +42,10 @@ from aiohttp.web import Response
 from faust.transport.producer import ProducerBuffer
 from river import linear_model, optim
 
+from clients.connection import connection
+from contracts.events import ACTIONS, Action, Impression
+from contracts.scenario import Features
 from state.formulas import BASE_RATE, BASE_WEIGHT, COUNTS, TABLES, VOLUME_SCALE, feature_names
-from stream.connection import connection
-from stream.events import ACTIONS, Action, Impression
-from stream.scenario import Features
 
 NAME = os.environ.get("BENCH_APP", "bench-faust-idiomatic")
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))

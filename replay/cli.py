@@ -11,12 +11,14 @@ import click
 import numpy as np
 import polars as pl
 
+from contracts.scenario import load_scenario
 from replay.log import LogInfo, RecordedLog, open_log, write_log
 from replay.pacing import TIME_MODES, ArrivalCurve, is_curve, retime
-from stream.scenario import load_scenario
 
 #: A log whose files are no larger is counted before it is replayed, for the time that is left.
 COUNT_FIRST_BYTES = 200_000_000
+#: Types of behaviours that `inspect` names: they are free text.
+TYPES_SHOWN = 10
 #: Exit status after Ctrl-C, as shells have it (128 + SIGINT).
 INTERRUPTED = 130
 #: How long a replay that is over looks at the workers where it was not told to wait for them.
@@ -126,7 +128,8 @@ def replay(
     by_action = ", ".join(f"{name} {count:,}" for name, count in sorted(report.by_action.items()))
     click.echo(
         f"{'stopped: ' if report.interrupted else ''}sent {report.impressions:,} impressions, "
-        f"{report.actions:,} actions ({by_action or 'none'}), {report.watermarks} watermarks; "
+        f"{report.actions:,} actions ({by_action or 'none'}), {report.behaviours:,} behaviours, "
+        f"{report.watermarks} watermarks; "
         f"{report.sent_bytes:,} bytes in {report.seconds:.2f} s, {report.rate:,.0f} events/s"
     )
     if speed != "max" or rate is not None:
@@ -201,6 +204,10 @@ def inspect_log(log: str, mapping: Path | None) -> None:
     click.echo(f"impressions  {info.impressions:,}")
     by_action = ", ".join(f"{name} {count:,}" for name, count in info.by_action.items())
     click.echo(f"actions      {info.actions:,}{f' ({by_action})' if by_action else ''}")
+    common = sorted(info.by_type.items(), key=lambda one: (-one[1], one[0]))
+    by_type = ", ".join(f"{name} {count:,}" for name, count in common[:TYPES_SHOWN])
+    more = f", {len(common) - TYPES_SHOWN} more" if len(common) > TYPES_SHOWN else ""
+    click.echo(f"behaviours   {info.behaviours:,}{f' ({by_type}{more})' if by_type else ''}")
     if info.first_ms is not None and info.last_ms is not None:
         click.echo(f"first        {when(info.first_ms)}")
         click.echo(f"last         {when(info.last_ms)}")

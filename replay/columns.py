@@ -1,20 +1,41 @@
 """The canonical columns of a recorded log, and what makes a row valid.
 
 One row an event, ordered by ``event_time``; at equal times impressions come before actions, so that an
-action never precedes the impression that it answers. See ``docs/contracts.md``.
+action never precedes the impression that it answers, and behaviours come last. See ``docs/contracts.md``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import polars as pl
 
+from contracts.events import ACTION, ACTIONS, BEHAVIOUR, IMPRESSION, KINDS
+from contracts.limits import (
+    MAX_AMOUNT,
+    MAX_ID,
+    MAX_POSITION,
+    MAX_RECORDED_TIME,
+    MAX_TYPE,
+    MIN_EVENT_TIME,
+)
 from replay.errors import LogError
-from stream.events import ACTIONS, MIN_EVENT_TIME
 
-IMPRESSION = "impression"
-ACTION = "action"
+__all__ = [
+    "ACTION",
+    "BEHAVIOUR",
+    "COLUMNS",
+    "IMPRESSION",
+    "SCHEMA",
+    "check_columns",
+    "conform",
+    "context_type",
+    "flattened",
+    "in_event_order",
+    "kinds_of",
+    "refusals",
+]
 
 #: Every column but ``context``, whose fields differ from log to log. Times in ms UTC, prices in money.
 SCHEMA: dict[str, pl.DataType] = {
@@ -30,19 +51,34 @@ SCHEMA: dict[str, pl.DataType] = {
     "request_id": pl.String(),
     "action": pl.String(),
     "value": pl.Float64(),
+    "stock": pl.Float64(),
+    "type": pl.String(),
+    "query": pl.String(),
 }
 #: The columns in their order; ``context`` (a struct of strings) is the only one that may be absent.
-COLUMNS: tuple[str, ...] = (*list(SCHEMA)[:10], "context", "action", "value")
+COLUMNS: tuple[str, ...] = (*list(SCHEMA)[:10], "context", *list(SCHEMA)[10:])
 
-#: 2100-01-01 UTC: an event time behind it is almost surely in a finer unit than was said. The event contract
-#: goes further, to 2^53.
-MAX_EVENT_TIME = 4_102_444_800_000
-MAX_ID = 256
-MAX_POSITION = 32_767
-MAX_MONEY = 1e12
-
-_REQUIRED_IDS = ("impression_id", "user_id")
 _OPTIONAL_IDS = ("category_id", "shop_id", "request_id")
+_TEXTS = ("item_id", *_OPTIONAL_IDS, "query")
+
+
+def kinds_of(frame: pl.DataFrame) -> pl.Series:
+    """The index in ``contracts.events.KINDS`` of each row (Int8).
+
+    >>> kinds_of(pl.DataFrame({"event": ["behaviour", "impression", "action"]})).to_list()
+    [2, 0, 1]
+    """
+    return frame.select(_kind().alias("kind"))["kind"]
+
+
+def in_event_order(frame: pl.DataFrame) -> pl.DataFrame:
+    """``frame`` sorted by event time, at equal times by kind, then as it was."""
+    return frame.sort("event_time", _kind(), maintain_order=True)
+
+
+def _kind() -> pl.Expr:
+    event = pl.col("event")
+    return (event == ACTION).cast(pl.Int8) + 2 * (event == BEHAVIOUR).cast(pl.Int8)
 
 
 def context_type(frame: pl.DataFrame | pl.LazyFrame) -> pl.Struct | None:
@@ -97,38 +133,43 @@ def refusals(context: pl.Struct | None = None) -> pl.Expr:
 
     ``context``: the type of that column, whose texts are bounded as well; it must be `flattened` then.
     """
-    is_action = pl.col("event") == ACTION
+    is_impression, is_action = pl.col("event") == IMPRESSION, pl.col("event") == ACTION
+    is_behaviour = pl.col("event") == BEHAVIOUR
     time = pl.col("event_time")
+    kinds = " or ".join(repr(kind) for kind in KINDS)
     checks: list[tuple[pl.Expr, pl.Expr]] = [
         (
-            pl.col("event").is_null() | ~pl.col("event").is_in([IMPRESSION, ACTION]),
-            _text("event is not 'impression' or 'action'"),
+            pl.col("event").is_null() | ~pl.col("event").is_in(KINDS),
+            _text(f"event is not {kinds}"),
         ),
         (time.is_null(), _text("event_time is missing or not a time")),
         (
-            (time < MIN_EVENT_TIME) | (time > MAX_EVENT_TIME),
+            (time < MIN_EVENT_TIME) | (time > MAX_RECORDED_TIME),
             pl.format("event_time {} ms is outside 2000-01-01 UTC .. 2100-01-01 UTC: wrong unit?", time),
         ),
     ]
-    for name in _REQUIRED_IDS:
-        checks.append(_empty(name))
-        checks.append(_long(name))
+    empty, reason = _empty("impression_id")
+    checks += [(~is_behaviour & empty, reason), _long("impression_id"), _empty("user_id"), _long("user_id")]
     empty, reason = _empty("item_id")
-    checks.append((~is_action & empty, reason))
-    checks.extend(_long(name) for name in ("item_id", *_OPTIONAL_IDS))
+    checks.append((is_impression & empty, reason))
+    checks.extend(_long(name) for name in _TEXTS)
+    empty, reason = _empty("type")
+    checks.append((is_behaviour & empty, reason))
+    checks.append(_long("type", MAX_TYPE))
     for field in context.fields if context is not None else ():
         checks.append(_long(f"context {field.name}"))
     position = pl.col("position")
     checks.append(
         (
             (position < 0) | (position > MAX_POSITION),
-            pl.format("position {} is outside 0..32767", position),
+            pl.format(f"position {{}} is outside 0..{MAX_POSITION}", position),
         )
     )
-    for name in ("price", "value"):
-        money = pl.col(name)
+    for name in ("price", "value", "stock"):
+        amount = pl.col(name)
         # NaN compares as larger than every number in polars, infinities by themselves.
-        checks.append(((money < 0) | (money > MAX_MONEY), pl.format(name + " {} is outside 0..1e12", money)))
+        outside = (amount < 0) | (amount > MAX_AMOUNT)
+        checks.append((outside, pl.format(f"{name} {{}} is outside 0..1e{math.log10(MAX_AMOUNT):g}", amount)))
     allowed = ", ".join(ACTIONS)
     checks.append(
         (
@@ -144,7 +185,10 @@ def refusals(context: pl.Struct | None = None) -> pl.Expr:
 def check_columns(names: Iterable[str], where: str) -> None:
     """Raise ``LogError`` when a canonical file lacks a column that no event can do without."""
     have = set(names)
-    missing = [c for c in ("event", "event_time", "impression_id", "user_id", "item_id") if c not in have]
+    needed = ["event", "event_time", "user_id"]
+    # A file of behaviours alone has neither.
+    needed += [] if "type" in have else ["impression_id", "item_id"]
+    missing = [name for name in needed if name not in have]
     if missing:
         raise LogError(
             f"{where}: not a canonical log: no column {', '.join(missing)}; "
@@ -161,8 +205,8 @@ def _empty(name: str) -> tuple[pl.Expr, pl.Expr]:
     return column.is_null() | (column == ""), _text(f"{name} is missing")
 
 
-def _long(name: str) -> tuple[pl.Expr, pl.Expr]:
+def _long(name: str, most: int = MAX_ID) -> tuple[pl.Expr, pl.Expr]:
     column = pl.col(name)
     # Bytes bound characters from above and need no decoding; only a long text is counted exactly.
-    too_long = (column.str.len_bytes() > MAX_ID) & (column.str.len_chars() > MAX_ID)
-    return too_long, _text(f"{name} is longer than {MAX_ID} characters")
+    too_long = (column.str.len_bytes() > most) & (column.str.len_chars() > most)
+    return too_long, _text(f"{name} is longer than {most} characters")

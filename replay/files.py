@@ -87,7 +87,7 @@ def _events(part: pl.DataFrame, types: cells.Types, fields: list[str]) -> pl.Dat
     if BROKEN in types:
         reasons.append(pl.when(BROKEN).then(pl.lit(NO_OBJECT)))
     picked = [pl.col("_row"), *(_cell(name, types).alias(name) for name in SCHEMA if name in types)]
-    for name in ("position", "price", "value"):
+    for name in ("position", "price", "value", "stock"):
         if types.get(name) == pl.String:
             raw = pl.col(name).str.strip_chars()
             wrong = (raw != "") & _cell(name, types).is_null()

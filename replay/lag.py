@@ -9,7 +9,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 
-from stream.connection import Connection
+from clients.connection import Connection
 
 EVERY_S = 2.0
 

@@ -1,13 +1,14 @@
 """The recorded log: what it is, and how to open one by name or by path.
 
 A log yields canonical frames (`replay.columns`) in event-time order; at equal times impressions come
-before actions. `open_log` knows the adapters by name, reads canonical Parquet or JSONL or CSV files, and any
-other table through a TOML column mapping.
+before actions, and these before behaviours. `open_log` knows the adapters by name, reads canonical Parquet or
+JSONL or CSV files, and any other table through a TOML column mapping.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,12 +16,13 @@ from typing import Protocol, runtime_checkable
 
 import polars as pl
 
-from replay.columns import ACTION, COLUMNS, IMPRESSION, SCHEMA
+from replay.columns import ACTION, BEHAVIOUR, COLUMNS, IMPRESSION, SCHEMA
 from replay.errors import LogNotFoundError
 from replay.records import Records, to_records
 
 __all__ = [
     "ACTION",
+    "BEHAVIOUR",
     "COLUMNS",
     "IMPRESSION",
     "SCHEMA",
@@ -40,8 +42,8 @@ CHUNK_ROWS = 65_536
 class LogInfo:
     """Exact counts of a log. ``first_ms``, ``last_ms``: event times (ms UTC), ``None`` for an empty log.
 
-    ``by_action`` counts actions by type, ``refused`` rows that could not be mapped, ``left_out`` rows
-    that the source has and the event contract does not, by what they are.
+    ``by_action`` counts actions, ``by_type`` behaviours by type, ``refused`` rows that could not be mapped,
+    ``left_out`` rows that the source has and the event contract does not, by what they are.
     """
 
     impressions: int
@@ -52,10 +54,12 @@ class LogInfo:
     by_action: dict[str, int] = field(default_factory=dict)
     refused: int = 0
     left_out: dict[str, int] = field(default_factory=dict)
+    behaviours: int = 0
+    by_type: dict[str, int] = field(default_factory=dict)
 
     @property
     def events(self) -> int:
-        return self.impressions + self.actions
+        return self.impressions + self.actions + self.behaviours
 
 
 @runtime_checkable
@@ -76,15 +80,17 @@ class RecordedLog(Protocol):
 def summarise(log: RecordedLog) -> LogInfo:
     """Counts over the chunks of ``log``, with what a pass refused or left out where the log tells it."""
     impressions = 0
-    by_action: dict[str, int] = {}
+    by_action: Counter[str] = Counter()
+    by_type: Counter[str] = Counter()
     first: int | None = None
     last: int | None = None
     for chunk in log.chunks():
-        kinds = chunk.filter(pl.col("event") == ACTION)["action"].value_counts()
         impressions += chunk.height
-        for name, count in kinds.iter_rows():
-            by_action[name] = by_action.get(name, 0) + count
-            impressions -= count
+        for kind, column, counts in ((ACTION, "action", by_action), (BEHAVIOUR, "type", by_type)):
+            if column in chunk.columns:
+                some = chunk.filter(pl.col("event") == kind)[column]
+                counts.update(dict(some.value_counts().iter_rows()))
+                impressions -= some.len()
         if chunk.height:
             first = chunk["event_time"][0] if first is None else first
             last = chunk["event_time"][-1]
@@ -98,6 +104,8 @@ def summarise(log: RecordedLog) -> LogInfo:
         by_action=dict(sorted(by_action.items())),
         refused=tally.refused if tally is not None else 0,
         left_out=dict(tally.left_out) if tally is not None else {},
+        behaviours=by_type.total(),
+        by_type=dict(sorted(by_type.items())),
     )
 
 

@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator
 
 import polars as pl
 
-from replay.columns import ACTION, IMPRESSION
+from replay.columns import ACTION, in_event_order
 from replay.errors import LogError
 
 _NEVER = -(2**63)
 
 
 def in_order(batches: Iterable[pl.DataFrame], *, delayed: bool) -> Iterator[pl.DataFrame]:
-    """Order canonical ``batches`` by event time; at equal times impressions come before actions.
+    """Order canonical ``batches`` by event time; at equal times by kind (`replay.columns.in_event_order`).
 
-    ``delayed`` says what a batch promises. True: its impressions are in time order across batches and its
-    actions may lie in the future, so events up to the newest impression can go. False: all events are in
+    ``delayed`` says what a batch promises. True: all but actions are in time order across batches and its
+    actions may lie in the future, so events up to the newest of the others can go. False: all events are in
     time order across batches, so everything before the newest event can go. Events at exactly that time
     wait, because the next batch may bring an impression of the same millisecond. Source order breaks the
     ties that are left.
@@ -30,10 +30,10 @@ def in_order(batches: Iterable[pl.DataFrame], *, delayed: bool) -> Iterator[pl.D
         if oldest < done:
             raise LogError(f"not in event-time order: {oldest} ms follows {done} ms; sort the log by time")
         if delayed:
-            newest = bounds(batch.filter(pl.col("event") == IMPRESSION))[1]
+            newest = bounds(batch.filter(pl.col("event") != ACTION))[1]
         done = max(done, newest)
         frame = batch if waiting is None else pl.concat([waiting, batch])
-        frame = frame.sort("event_time", pl.col("event") == ACTION, maintain_order=True)
+        frame = in_event_order(frame)
         ready = frame["event_time"].search_sorted(done, side="left")
         if ready:
             yield frame.head(ready)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
 
+from contracts.scenario import Times
 from replay.workers import Reports, WorkerReport
-from stream.scenario import Times
 
 #: How long a replay waits without any worker getting on.
 STUCK_S = 60.0

@@ -17,11 +17,10 @@ from typing import Literal
 import numpy as np
 import polars as pl
 
-from replay.columns import MAX_EVENT_TIME
+from contracts.limits import MAX_RECORDED_TIME, MIN_EVENT_TIME
 from replay.errors import LogError, PaceError
 from replay.log import CHUNK_ROWS, LogInfo, RecordedLog, summarise
 from replay.order import in_order, in_slices
-from stream.events import MIN_EVENT_TIME
 
 TimeMode = Literal["keep", "now"]
 TIME_MODES: tuple[TimeMode, ...] = ("keep", "now")
@@ -248,7 +247,7 @@ class RetimedLog:
 
 def _weeks_to_move(curve: ArrivalCurve, first_ms: int | None) -> int:
     first, last = float(curve.edges_ms[0]), float(curve.edges_ms[-1])
-    if first_ms is None or (first >= MIN_EVENT_TIME and last <= MAX_EVENT_TIME):
+    if first_ms is None or (first >= MIN_EVENT_TIME and last <= MAX_RECORDED_TIME):
         return 0
     return math.ceil((first_ms - first) / _WEEK_MS)
 

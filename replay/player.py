@@ -20,7 +20,10 @@ import msgspec
 import numpy as np
 import polars as pl
 
-from replay.columns import ACTION
+from clients.connection import Connection, connection
+from contracts.events import ACTION, BEHAVIOUR, IMPRESSION, KINDS, Watermark
+from contracts.limits import MAX_ID
+from contracts.scenario import Scenario
 from replay.lag import LagProbe
 from replay.log import CHUNK_ROWS, RecordedLog
 from replay.outcome import Outcome, Watch, follow, older_than_done
@@ -29,9 +32,6 @@ from replay.process_faults import ProcessFaults
 from replay.produce import Sender, check_broker, partitions_of
 from replay.records import Records, to_records
 from replay.workers import Reports, newest
-from stream.connection import Connection, connection
-from stream.events import Watermark
-from stream.scenario import Scenario
 
 #: Column of a log whose events come out of order: when each is delivered (ms, the log's time), never falling.
 DELIVERED = "delivered_ms"
@@ -39,8 +39,6 @@ DELIVERED = "delivered_ms"
 PACED_ROWS = 8_192
 #: How long after the log is open the first event of a paced replay is due.
 HEAD_START_S = 0.5
-#: The longest id that an event may have, in characters.
-MAX_ID = 256
 
 
 @runtime_checkable
@@ -69,6 +67,7 @@ class PlayReport:
 
     impressions: int = 0
     actions: int = 0
+    behaviours: int = 0
     by_action: dict[str, int] = field(default_factory=dict)
     watermarks: int = 0
     watermark_ms: int | None = None
@@ -84,7 +83,7 @@ class PlayReport:
 
     @property
     def events(self) -> int:
-        return self.impressions + self.actions
+        return self.impressions + self.actions + self.behaviours
 
     @property
     def rate(self) -> float:
@@ -123,7 +122,7 @@ def play(
     """Send ``log`` to the scenario's topics, which are made where they are missing.
 
     ``speed``: ``max``, ``1x``, ``Nx``; ``rate``: events/s instead; ``time``: ``keep`` event times or shift
-    them to ``now``; ``limit``: only the first events. At the end every partition of both topics gets a
+    them to ``now``; ``limit``: only the first events. At the end every partition of the source topics gets a
     watermark behind the last label window, unless ``watermark`` is false. Ctrl-C stops after the batch
     that is being sent and returns what was sent (``interrupted``); a second Ctrl-C raises. ``processes``:
     a broker to be paused, workers to be killed on the way. ``new_ids``: impression ids of this replay's own,
@@ -182,10 +181,9 @@ class Player:
     ) -> PlayReport:
         """Play to the end, or until `stop`; returns the report."""
         await asyncio.to_thread(prepare, self.connection, self.scenario)
-        topics = self.scenario.topics
         with _interrupts(self.stop):
             async with (
-                Sender(self.connection, topics.impressions, topics.actions) as sender,
+                Sender(self.connection, self.scenario.topics.sources) as sender,
                 LagProbe(self.connection, self.scenario.name, sender.ends) as lag,
             ):
                 # Within the sender: closing that waits for the broker, which must not be paused then.
@@ -299,7 +297,7 @@ class Player:
         if isinstance(self.log, DamagedLog):
             records = self.log.damage(records, own)
         places = partitions_of(frame["user_id"], partitions)
-        acting = np.flatnonzero(records.is_action)
+        acting = np.flatnonzero(records.kinds == KINDS.index(ACTION))
         names = frame.filter(pl.col("event") == ACTION)["action"].to_list()
         bounds = [(0, frame.height)] if due is None else list(slices(due))
         for start, stop in self._processes.cut(times, bounds):
@@ -332,9 +330,10 @@ class Player:
 
     def _count(self, portion: _Portion) -> None:
         report = self.report
-        actions = sum(portion.by_action.values())
-        report.actions += actions
-        report.impressions += len(portion.records) - actions
+        counts = np.bincount(portion.records.kinds, minlength=len(KINDS)).tolist()
+        report.impressions += counts[KINDS.index(IMPRESSION)]
+        report.actions += counts[KINDS.index(ACTION)]
+        report.behaviours += counts[KINDS.index(BEHAVIOUR)]
         for name, count in portion.by_action.items():
             report.by_action[name] = report.by_action.get(name, 0) + count
         if report.first_ms is None:
@@ -353,8 +352,8 @@ class Player:
 
 def prepare(connection: Connection, scenario: Scenario) -> None:
     """Check that the broker answers and takes us, and make the topics that are missing."""
-    # Imported here: `stream.topics` brings a second Kafka client, which reading logs does not need.
-    from stream.topics import ensure_topics
+    # Imported here: `clients.topics` brings a second Kafka client, which reading logs does not need.
+    from clients.topics import ensure_topics
 
     check_broker(connection)
     ensure_topics(connection, scenario)

@@ -20,11 +20,11 @@ import polars as pl
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
+from clients.connection import Connection
+from clients.quiet import answered, given_up, install
+from clients.refusal import BrokerRefused, check
 from replay.errors import BrokerError
 from replay.records import Records
-from stream.connection import Connection
-from stream.quiet import answered, given_up, install
-from stream.refusal import BrokerRefused, check
 
 #: Bytes a batch; brokers take up to 1 MiB by default.
 BATCH_BYTES = 256 * 1024
@@ -111,14 +111,14 @@ def check_broker(connection: Connection) -> None:
 
 
 class Sender:
-    """Sends records to both source topics in batches a partition, in order, each batch once.
+    """Sends records to ``topics``, one a kind of event, in batches a partition, in order, each batch once.
 
     The producer is idempotent: a retry cannot write a batch twice or turn two round. ``events`` and
     ``sent_bytes`` count what the broker has acknowledged.
     """
 
-    def __init__(self, connection: Connection, impressions: str, actions: str) -> None:
-        self.topics = (impressions, actions)
+    def __init__(self, connection: Connection, topics: Sequence[str]) -> None:
+        self.topics = tuple(topics)
         self.partitions = 0
         self.events = 0
         self.sent_bytes = 0
@@ -142,11 +142,11 @@ class Sender:
         except (KafkaError, OSError) as error:
             await self._producer.stop()
             raise BrokerError(f"Kafka at {self._connection.bootstrap}: {error}") from error
-        if counts[0] != counts[1]:
+        if len(set(counts)) > 1:
             await self._producer.stop()
+            have = ", ".join(f"{topic} has {n}" for topic, n in zip(self.topics, counts, strict=True))
             raise BrokerError(
-                f"{self.topics[0]} has {counts[0]} partitions and {self.topics[1]} has {counts[1]}; both "
-                "need the same number, or a join would cross workers"
+                f"partitions: {have}; all need the same number, or a user's events would cross workers"
             )
         self.partitions = counts[0]
         return self
@@ -167,13 +167,14 @@ class Sender:
         """Queue ``records``, whose partitions are ``partitions`` (int64 (n,)), grouped and in order."""
         now = round(time.time() * 1000)
         keys, values = records.keys, records.values
-        group = partitions * 2 + records.is_action
+        kinds = len(self.topics)
+        group = partitions * kinds + records.kinds
         order = np.argsort(group, kind="stable")
         bounds = np.flatnonzero(np.diff(group[order])) + 1
         for rows in np.split(order, bounds):
             if not rows.size:
                 continue
-            partition, kind = divmod(int(group[rows[0]]), 2)
+            partition, kind = divmod(int(group[rows[0]]), kinds)
             topic = self.topics[kind]
             batch = self._producer.create_batch()
             append = batch.append
@@ -186,7 +187,7 @@ class Sender:
             await self._ship(batch, topic, partition)
 
     async def send_everywhere(self, value: bytes) -> int:
-        """Send one record without a key to every partition of both topics; returns how many."""
+        """Send one record without a key to every partition of every topic; returns how many."""
         for topic in self.topics:
             for partition in range(self.partitions):
                 batch = self._producer.create_batch()

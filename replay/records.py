@@ -8,30 +8,40 @@ field is left out) and one concatenation makes the records.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from replay.columns import ACTION, context_type, flattened
+from contracts.events import ACTION, BEHAVIOUR, IMPRESSION
+from replay.columns import context_type, flattened, kinds_of
 
 #: Characters that JSON wants escaped inside a string.
 _UNSAFE = '["\\\\\x00-\x1f]'
 _ESCAPES = {chr(c): json.dumps(chr(c))[1:-1] for c in (*range(0x20), 0x22, 0x5C)}
 
-_IMPRESSION_IDS = ("category_id", "shop_id", "request_id")
-_STRINGS = ("impression_id", "user_id", "item_id", *_IMPRESSION_IDS)
+#: Texts that may be left out, and numbers, with the kinds of events that have them.
+_TEXTS = {
+    "category_id": (IMPRESSION, BEHAVIOUR),
+    "shop_id": (IMPRESSION, BEHAVIOUR),
+    "request_id": (IMPRESSION,),
+    "action": (ACTION,),
+    "query": (BEHAVIOUR,),
+}
+_NUMBERS = {"position": (IMPRESSION,), "price": (IMPRESSION,), "value": (ACTION, BEHAVIOUR)}
+_STRINGS = ("impression_id", "user_id", "item_id", "type", *_TEXTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """Records of one frame, in its order.
 
-    ``is_action``: bool (n,), else the record is an impression. ``keys``: user ids in UTF-8. ``values``:
+    ``kinds``: int64 (n,), indices in ``contracts.events.KINDS``. ``keys``: user ids in UTF-8. ``values``:
     JSON. ``times``: int64 (n,), ms UTC.
     """
 
-    is_action: np.ndarray
+    kinds: np.ndarray
     keys: list[bytes]
     values: list[bytes]
     times: np.ndarray
@@ -44,7 +54,7 @@ class Records:
         if (start, stop) == (0, len(self)):
             return self
         return Records(
-            self.is_action[start:stop],
+            self.kinds[start:stop],
             self.keys[start:stop],
             self.values[start:stop],
             self.times[start:stop],
@@ -61,7 +71,7 @@ def to_records(frame: pl.DataFrame) -> Records:
     """
     texts = json_lines(frame, with_event=False)
     return Records(
-        is_action=(frame["event"] == ACTION).to_numpy(),
+        kinds=kinds_of(frame).cast(pl.Int64).to_numpy(),
         keys=frame["user_id"].cast(pl.Binary).to_list(),
         values=texts.cast(pl.Binary).to_list(),
         times=frame["event_time"].to_numpy(),
@@ -72,30 +82,40 @@ def json_lines(frame: pl.DataFrame, *, with_event: bool) -> pl.Series:
     """One JSON object a row (String); ``with_event`` puts the ``event`` column first (canonical JSONL)."""
     context = context_type(frame)
     frame = _escaped(flattened(frame))
-    is_action = pl.col("event") == ACTION
-    head = '{"event":"impression","impression_id":"' if with_event else '{"impression_id":"'
-    action_head = '{"event":"action","impression_id":"' if with_event else '{"impression_id":"'
-    have = set(frame.columns)
+    # What no row has costs nothing.
+    have = {column.name for column in frame if column.null_count() < frame.height}
     parts = [
-        pl.when(is_action).then(pl.lit(action_head)).otherwise(pl.lit(head)),
-        pl.col("impression_id"),
-        pl.lit('","event_time":'),
+        _head(with_event, typed="type" in have),
+        pl.lit('"event_time":'),
         pl.col("event_time").cast(pl.String),
         pl.lit(',"user_id":"'),
         pl.col("user_id"),
         pl.lit('"'),
         _string("item_id", pl.lit(True)),
     ]
-    parts += [_string(name, ~is_action) for name in _IMPRESSION_IDS if name in have]
-    parts += [_number(name, ~is_action) for name in ("position", "price") if name in have]
+    parts += [_string(name, _is(kinds)) for name, kinds in _TEXTS.items() if name in have]
+    parts += [_number(name, _is(kinds)) for name, kinds in _NUMBERS.items() if name in have]
+    if "stock" in have:
+        # Nothing left is something else than not known.
+        parts.append(_number("stock", _is((IMPRESSION,)), default=None))
     if context is not None:
-        parts.append(_context(context, ~is_action))
-    if "action" in have:
-        parts.append(_string("action", is_action))
-    if "value" in have:
-        parts.append(_number("value", is_action))
+        parts.append(_context(context, _is((IMPRESSION, BEHAVIOUR))))
     parts.append(pl.lit("}"))
     return frame.select(pl.concat_str(parts, ignore_nulls=True).alias("json"))["json"]
+
+
+def _is(kinds: Sequence[str]) -> pl.Expr:
+    return pl.col("event").is_in(kinds)
+
+
+def _head(with_event: bool, typed: bool) -> pl.Expr:
+    """The record's beginning: what every event of a kind has besides time and user."""
+    event = pl.concat_str(pl.lit('{"event":"'), "event", pl.lit('",')) if with_event else pl.lit("{")
+    joined = pl.concat_str(event, pl.lit('"impression_id":"'), "impression_id", pl.lit('",'))
+    if not typed:
+        return joined
+    told = pl.concat_str(event, pl.lit('"type":"'), "type", pl.lit('",'))
+    return pl.when(pl.col("event") == BEHAVIOUR).then(told).otherwise(joined)
 
 
 def _string(name: str, where: pl.Expr) -> pl.Expr:
@@ -103,9 +123,10 @@ def _string(name: str, where: pl.Expr) -> pl.Expr:
     return pl.when(filled).then(pl.concat_str(pl.lit(f',"{name}":"'), pl.col(name), pl.lit('"')))
 
 
-def _number(name: str, where: pl.Expr) -> pl.Expr:
-    # Zero is the default of every number in the contract.
-    filled = where & pl.col(name).is_not_null() & (pl.col(name) != 0)
+def _number(name: str, where: pl.Expr, default: float | None = 0.0) -> pl.Expr:
+    filled = where & pl.col(name).is_not_null()
+    if default is not None:
+        filled &= pl.col(name) != default
     return pl.when(filled).then(pl.concat_str(pl.lit(f',"{name}":'), pl.col(name).cast(pl.String)))
 
 

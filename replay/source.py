@@ -21,7 +21,7 @@ from replay.order import in_order, in_slices
 EXAMPLES = 5
 _IMPRESSION_COLUMNS = (
     *("event_time", "impression_id", "user_id", "item_id", "category_id", "shop_id"),
-    *("position", "price", "request_id", "context"),
+    *("position", "price", "stock", "request_id", "context"),
 )
 
 

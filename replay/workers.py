@@ -14,7 +14,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from stream.connection import Connection
+from clients.connection import Connection
 
 #: Records that are read from the end of each partition: the last seconds of any number of workers.
 TAIL = 64
@@ -30,7 +30,7 @@ class _Watermarks(msgspec.Struct):
 
 
 class WorkerReport(msgspec.Struct):
-    """The part of a weights message that is not weights (``models.weights`` has all of it)."""
+    """The part of a weights message that is not weights (``contracts.weights`` has all of it)."""
 
     source: str
     version: int

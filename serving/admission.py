@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from models.weights import SCHEMA_VERSION, FeatureScheme, Head, Weights, WeightsError, decode_weights
+from contracts.weights import SCHEMA_VERSION, FeatureScheme, Head, Weights, WeightsError, decode_weights
 from state.formulas import COUNTS, GLOBAL, TABLES, feature_names
 
 TASK = "ctr"

@@ -7,16 +7,16 @@ import logging
 import click
 from aiohttp import web
 
+from clients.connection import connection
+from clients.patience import wait_for_port
+from clients.quiet import install as quieten
+from clients.refusal import BrokerRefused, check
+from contracts.scenario import ScenarioError, home, load_scenario
 from models.deep.locate import resolve_trunk
 from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
 from serving.scorer import Scorer
 from serving.server import create_app
-from stream.connection import connection
-from stream.patience import wait_for_port
-from stream.quiet import install as quieten
-from stream.refusal import BrokerRefused, check
-from stream.scenario import ScenarioError, home, load_scenario
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream.connection import Connection
-from stream.quiet import answered
-from stream.refusal import refusal
+from clients.connection import Connection
+from clients.quiet import answered
+from clients.refusal import refusal
 
 log = logging.getLogger(__name__)
 

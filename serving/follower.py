@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from aiokafka import ConsumerRecord
 
+from clients.connection import Connection
 from serving.admission import Refused, read
 from serving.feature_view import FeatureView
 from serving.feed import DEFAULTS, Feed, FeedSettings
 from serving.scorer import Scorer
-from stream.connection import Connection
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import msgspec
 
-from models.weights import Watermarks
+from contracts.events import Amount, EventTime, Id, OptionalId, Place
+from contracts.weights import Watermarks
 from serving.errors import RequestError
-from stream.events import EventTime, Id, OptionalId
 
 MAX_ITEMS = 1000
 #: Of a batch together: some 20 ms of scoring, for which the server answers nobody else.
@@ -24,8 +24,8 @@ class Item(msgspec.Struct, kw_only=True, gc=False):
     item_id: Id
     category_id: OptionalId = ""
     shop_id: OptionalId = ""
-    position: Annotated[int, msgspec.Meta(ge=0, le=32_767)] = 0
-    price: Annotated[float, msgspec.Meta(ge=0.0, le=1e12)] = 0.0
+    position: Place = 0
+    price: Amount = 0.0
     features: dict[str, float] | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from models.weights import Weights
+from contracts.weights import Weights
 from serving.admission import Accepted, Identity, Reason, Refused, check
 from serving.errors import RequestError, ScoreNotFiniteError
 from serving.feature_view import FeatureView

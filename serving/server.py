@@ -13,14 +13,14 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
-from models.weights import LearnerMetrics, Watermarks
+from clients.http_errors import GONE, JSON, BodyError, error, read_body, speak_json
+from contracts.weights import LearnerMetrics, Watermarks
 from serving.admission import TASK
 from serving.errors import RequestError, ScoreNotFiniteError
 from serving.follower import Follower
 from serving.messages import BatchScores, Scores, decode_batch, decode_request, encode_scores
 from serving.metrics import ServingMetrics
 from serving.scorer import Scorer
-from stream.http_errors import GONE, JSON, BodyError, error, read_body, speak_json
 
 log = logging.getLogger(__name__)
 

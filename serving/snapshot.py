@@ -9,8 +9,8 @@ from types import MappingProxyType
 import numpy as np
 import numpy.typing as npt
 
+from contracts.weights import Watermarks, Weights
 from models.online.bayes import merge
-from models.weights import Watermarks, Weights
 from serving.admission import TASK
 
 

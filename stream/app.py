@@ -1,6 +1,6 @@
 """The Faust app: ``faust -A stream.app worker -l info``. Agents and timers only.
 
-Environment: ``KAFKA_BOOTSTRAP`` and the variables of ``stream.connection``, ``SURGELINE_SCENARIO``,
+Environment: ``KAFKA_BOOTSTRAP`` and the variables of ``clients.connection``, ``SURGELINE_SCENARIO``,
 ``SURGELINE_HOME``, ``SURGELINE_WORKER_ID`` (a stable name for each worker of a group; it is the static group
 member and names the state folder).
 """
@@ -18,18 +18,18 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.sensors.prometheus import setup_prometheus_sensors
 
+from clients.connection import Connection, connection
+from clients.patience import wait_for_port
+from clients.quiet import install as quieten
+from clients.refusal import BrokerRefused
+from clients.topics import BROKER_WAIT_S, TopicsError, ensure_topics
+from contracts.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
 from stream.assignor import EvenAssignor
-from stream.connection import Connection, connection
 from stream.live import add_pages, let_pages_speak_json
-from stream.patience import wait_for_port
-from stream.quiet import install as quieten
-from stream.refusal import BrokerRefused
 from stream.runtime import Runtime
-from stream.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
-from stream.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from stream.transport import batch_topic
 
 logger = logging.getLogger(__name__)
@@ -175,7 +175,7 @@ def create_app(scenario: Scenario) -> SurgelineApp:
 
 
 def add_agents(app: SurgelineApp) -> None:
-    """Impressions and actions into the engine; the tick."""
+    """Events of every kind into the engine; the tick."""
     runtime = app.offsets
 
     async def take(batches: Any) -> None:
@@ -186,7 +186,7 @@ def add_agents(app: SurgelineApp) -> None:
                 app.give_up(error)
                 return
 
-    for name in (app.scenario.topics.impressions, app.scenario.topics.actions):
+    for name in app.scenario.topics.sources:
         app.agent(batch_topic(app, name), name=f"take-{name}")(take)
 
     @app.task

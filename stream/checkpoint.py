@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import msgspec
 
+from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
 from state.join import JoinCounts
 from state.store import Batch, Store
-from stream.events import ACTIONS
 from stream.lane import NEVER
 from stream.resume import Known
 
@@ -32,11 +32,13 @@ class Totals(msgspec.Struct):
     for their time. ``older_logs``: how often the whole input went back in time. ``rewound`` records were
     read again because the state was older than its own commit; ``lost`` ones were gone from the topic
     before they were read; ``done_twice`` were done here and, after a move, by another worker.
-    ``unlearned`` impressions were closed without learning, when a new trunk took over.
+    ``unlearned`` impressions were closed without learning, when a new trunk took over. States of before a
+    count was there have it at 0.
     """
 
     impressions_read: int = 0
     actions_read: int = 0
+    behaviours_read: int = 0
     refused: int = 0
     late: int = 0
     ahead: int = 0

@@ -14,10 +14,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.events import Action, Impression, Watermark
+from contracts.events import Action, Behaviour, Impression, Watermark
 
 IntArray = npt.NDArray[np.int64]
-E = TypeVar("E", Impression, Action)
+E = TypeVar("E", bound=Impression | Action | Behaviour)
 
 #: What a decoder raises on bad input: besides msgspec's own, text that is not UTF-8 and deep nesting.
 _BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

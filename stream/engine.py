@@ -8,15 +8,17 @@ worker and the rehearsal drive the same object. One thread uses it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from contracts.events import ACTIONS, Impression
+from contracts.scenario import Scenario
+from contracts.weights import FeatureScheme, Watermarks, Weights
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
-from models.weights import FeatureScheme, Watermarks, Weights
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
@@ -26,15 +28,13 @@ from stream.checkpoint import Progress, Totals, begin, read_progress, write_prog
 from stream.clock import Clock, SystemClock, utc
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
-from stream.events import ACTIONS, Impression
-from stream.intake import ACTIONS_KIND, IMPRESSIONS, Intake
+from stream.intake import ACTIONS_KIND, BEHAVIOURS, IMPRESSIONS, Intake
 from stream.lane import NEVER
 from stream.new_trunk import take_up_learners
 from stream.notices import Notices
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.tick_log import TickLog
-from stream.timeline import Source, Taken, Timeline
+from stream.timeline import Source, Taken, Timeline, by_tick
 
 IntArray = npt.NDArray[np.int64]
 
@@ -190,23 +190,19 @@ class Engine:
         late_before = self.timeline.late
         impressions = self.timeline.take(IMPRESSIONS, boundary, self.done_until)
         actions = self.timeline.take(ACTIONS_KIND, boundary, self.done_until)
+        behaviours = self.timeline.take(BEHAVIOURS, boundary, self.done_until)
         self.totals.late += self.timeline.late - late_before
         # Counted here and not in ``ingest``: what only waits in a buffer is read again after a restart.
         self.totals.impressions_read += len(impressions.events)
         self.totals.actions_read += len(actions.events)
+        self.totals.behaviours_read += len(behaviours.events)
         ticks = 0
-        for tick, shown, done in self._by_tick(impressions, actions):
+        for tick, (shown, done, behaved) in by_tick(impressions, actions, behaviours):
             self._close_until(tick * self.tick_ms)
-            self._tick(tick, shown, done)
+            self._tick(tick, shown, done, behaved)
             ticks += 1
         self.totals.ticks += ticks
         return ticks
-
-    def _by_tick(self, impressions: Taken, actions: Taken) -> Iterator[tuple[int, Taken, Taken]]:
-        for tick in np.union1d(impressions.ticks, actions.ticks).tolist():
-            a, b = np.searchsorted(impressions.ticks, (tick, tick + 1)).tolist()
-            c, d = np.searchsorted(actions.ticks, (tick, tick + 1)).tolist()
-            yield tick, impressions.part(a, b), actions.part(c, d)
 
     # -- an older log
 
@@ -260,7 +256,7 @@ class Engine:
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
         self.stats.closed(tick * self.tick_ms, closed)
 
-    def _tick(self, tick: int, impressions: Taken, actions: Taken) -> None:
+    def _tick(self, tick: int, impressions: Taken, actions: Taken, behaviours: Taken) -> None:
         events: list[Impression] = impressions.events
         ids = [e.impression_id for e in events]
         times = impressions.times
@@ -281,6 +277,7 @@ class Engine:
         joined = self.join.join(wanted, tick)
         for bit in joined.bits:
             self.totals.actions_by_kind[ACTIONS[bit.bit_length() - 1]] += 1
+        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits), len(behaviours.events))
         if not ids and not joined.bits:
             return
         prices = np.array([e.price for e in events], dtype=np.float64)
@@ -301,7 +298,6 @@ class Engine:
             if self.predict_observer is not None:
                 self.predict_observer(tick, inputs)
             self.join.attach_payload(inputs, self.panel.predict(inputs))
-        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits))
 
     def _count(
         self,

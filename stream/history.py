@@ -7,8 +7,8 @@ from collections import deque
 
 import msgspec
 
+from contracts.weights import LearnerMetrics
 from models.online.metrics import WINDOW_TICKS
-from models.weights import LearnerMetrics
 from stream.engine import Engine
 from stream.notices import Notice
 from stream.pulse import Pulse
@@ -27,6 +27,7 @@ class Moment(msgspec.Struct):
     at: int
     impressions: int
     actions: int
+    behaviours: int
     samples: int
     positives: int
     predicted: list[float]
@@ -110,6 +111,7 @@ class History:
             at=now,
             impressions=0,
             actions=0,
+            behaviours=0,
             samples=0,
             positives=0,
             predicted=[0.0] * len(learners),
@@ -122,6 +124,7 @@ class History:
         for stats in engine.stats.take():
             moment.impressions += stats.impressions
             moment.actions += stats.actions
+            moment.behaviours += stats.behaviours
             moment.samples += stats.samples
             moment.positives += stats.positives
             moment.predicted = [a + b for a, b in zip(moment.predicted, stats.predicted, strict=True)]
@@ -132,6 +135,7 @@ class History:
         totals = {
             "impressions": join.impressions,
             **engine.totals.actions_by_kind,
+            "behaviours": engine.totals.behaviours_read,
             "samples": join.samples,
             "positives": join.positives,
             "duplicate_impressions": join.duplicate_impressions,
@@ -195,7 +199,7 @@ class History:
                 if rate > self._peak_rate:
                     self._peak_rate, self._peak_at = rate, newest
                 return
-            events += moment.impressions + moment.actions
+            events += moment.impressions + moment.actions + moment.behaviours
 
     def view(self, since: int = 0) -> LiveView | None:
         """The newest view with the moments after ``since`` (ms); None before the first tick."""

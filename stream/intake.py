@@ -11,18 +11,17 @@ from typing import Any
 
 import numpy as np
 
+from contracts.events import EVENTS, KINDS
+from contracts.scenario import Times
 from stream.checkpoint import Totals
 from stream.clock import Clock
 from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
-from stream.events import Action, Impression
 from stream.notices import Notices
 from stream.resume import Known, Place, resumption
-from stream.scenario import Times
 from stream.timeline import Source, Timeline
 
-IMPRESSIONS, ACTIONS_KIND = 0, 1
-KIND_NAMES = ("impressions", "actions")
+IMPRESSIONS, ACTIONS_KIND, BEHAVIOURS = range(len(KINDS))
 #: So many late events are said; a few are what networks and phones do.
 LATE_SAID = 32
 
@@ -37,10 +36,7 @@ class Intake:
         self._clock = clock
         self._closing_ms = times.closing_ms
         max_future_ms = round(times.max_future_s * 1000)
-        self._decoders: tuple[Decoder[Impression], Decoder[Action]] = (
-            Decoder(Impression, max_future_ms, self._closing_ms),
-            Decoder(Action, max_future_ms, self._closing_ms),
-        )
+        self._decoders = [Decoder(event, max_future_ms, self._closing_ms) for event in EVENTS]
         #: What the state knows of each partition that it ever had.
         self.known: dict[Source, Known] = {}
         #: The state folder is not new, and knows nothing (``stream.resume``).
@@ -143,4 +139,4 @@ class Intake:
 
 
 def _name(source: Source) -> str:
-    return f"{KIND_NAMES[source.kind]} {source.partition}"
+    return f"{KINDS[source.kind]}s {source.partition}"

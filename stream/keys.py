@@ -1,7 +1,7 @@
 """Whether producers put a user's events where they meet: a sample of keys against their partitions.
 
 A worker joins what its own partitions bring. With Kafka's default partitioner (murmur2 of the key, the user
-id) a user's impressions and actions are in partitions of one number, which one worker has. With another one
+id) a user's events of every kind are in partitions of one number, which one worker has. With another one
 they may not be, and nothing fails: clicks find no impression, that is all. So a few keys a second are hashed.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 import msgspec
 from aiokafka.partitioner import murmur2
 
+from contracts.scenario import Topics
 from stream.decode import Record, is_msgpack
 from stream.metrics import WorkerMetrics
 from stream.notices import Notices
-from stream.scenario import Topics
 from stream.transport import PartitionBatch
 
 #: Keys of one topic that are looked at between two reports: so many, one more for so many records, and no
@@ -30,8 +30,8 @@ RECORDS_A_KEY = 256
 KEYS_AT_MOST = 64
 #: Of one batch, so that every partition has its turn.
 KEYS_A_BATCH = 8
-#: Seconds between the first misplaced key and the verdict; until then the other topic's keys come, too. The
-#: second: while so few have come that both topics may well agree on another rule.
+#: Seconds between the first misplaced key and the verdict; until then the other topics' keys come, too. The
+#: second: while so few have come that all topics may well agree on another rule.
 SETTLE_S, AT_LAST_S = 5.0, 15.0
 #: Seconds after which evidence is forgotten: a producer that was mended is not held against anybody.
 WINDOW_S = 60.0
@@ -48,7 +48,7 @@ _MEND = (
     "Set murmur2 in every producer (librdkafka: partitioner=murmur2_random, "
     "kcat: -X partitioner=murmur2_random)"
 )
-_HARM = "A user's impressions and actions then meet only where one worker has both partitions."
+_HARM = "A user's impressions, actions and behaviours then meet only where one worker has all the partitions."
 
 
 class _Owner(msgspec.Struct):
@@ -114,7 +114,8 @@ class KeyCheck:
         clock: Callable[[], float] = time.monotonic,
         at_least: int = KEYS_AT_LEAST,
     ) -> None:
-        self._topics = (topics.impressions, topics.actions)
+        self._topics = topics.sources
+        self._joined = (topics.impressions, topics.actions)
         self._metrics = metrics
         self._clock = clock
         self._at_least = at_least
@@ -198,7 +199,7 @@ class KeyCheck:
             self._evidence.clear()
 
     def _agreed(self) -> tuple[str | None, bool]:
-        """The rule that explains every key of both topics: then a user's events meet all the same.
+        """The rule that explains every key of all topics: then a user's events meet all the same.
 
         One that was found stays as long as no key contradicts it: evidence is forgotten now and then. The
         second: whether enough was seen to say that there is one, or that there is none.
@@ -209,28 +210,30 @@ class KeyCheck:
                 common = _both(common, list(evidence.explain_all))
         if common is None:
             return self._rule, True
-        enough = all(evidence.checked >= ENOUGH for evidence in self._evidence.values())
+        # There may be no behaviours: a topic without records contradicts nobody.
+        asked = [one for topic, one in self._evidence.items() if one.checked or topic in self._joined]
+        enough = all(one.checked >= ENOUGH for one in asked)
         if self._rule not in common:
             self._rule = next(iter(common), None) if enough else None
         return self._rule, enough or not common or self._rule is not None
 
     def _say_agreed(self, notices: Notices, rule: str) -> None:
-        first, second = self._topics
+        topics = " and ".join(topic for topic in self._topics if topic in self._evidence)
         notices.say(
             "keys_agree",
-            f"{first} and {second} are both partitioned by {rule}, not by murmur2 as it would be now. A "
-            "user's events meet all the same as long as every producer of both does so. "
+            f"{topics} are all partitioned by {rule}, not by murmur2 as it would be now. A "
+            "user's events meet all the same as long as every producer of them does so. "
             f"{_MEND} before others write",
             level=logging.INFO,
         )
 
     def _compare_counts(self, notices: Notices) -> None:
-        counts = [self._partitions.get(topic, 0) for topic in self._topics]
-        if all(counts) and counts[0] != counts[1]:
+        counts = {topic: self._partitions[topic] for topic in self._topics if topic in self._partitions}
+        if len(set(counts.values())) > 1:
+            have = " and ".join(f"{topic} has {count}" for topic, count in counts.items())
             notices.say(
                 "partition_counts",
-                f"{self._topics[0]} has {counts[0]} partitions now and {self._topics[1]} has {counts[1]}: a "
-                "user's impressions and actions no longer meet. Give both the same number",
+                f"Partitions now: {have}. A user's events no longer meet. Give all the same number",
             )
 
 
@@ -245,7 +248,7 @@ def _words(topic: str, evidence: _Evidence, reason: str, count: int) -> str:
     if reason == OTHER_KEY:
         return (
             f"{found}: their key is not the user id as plain text. {_HARM} Make the user id the key of "
-            "impressions and of actions"
+            "every event"
         )
     rules = evidence.explain_misplaced or {}
     rule = next(iter(rules), None) if count >= ENOUGH else None
@@ -261,7 +264,7 @@ def _words(topic: str, evidence: _Evidence, reason: str, count: int) -> str:
         )
     return (
         f"{found}. {_HARM} {_MEND}; a producer that chooses partitions itself must choose the same number "
-        "for a user in both topics"
+        "for a user in every topic"
     )
 
 

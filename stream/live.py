@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from aiohttp.web import Response
 
-from stream.http_errors import speak_json
+from clients.http_errors import speak_json
 from stream.runtime import Runtime
 
 

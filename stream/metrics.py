@@ -20,6 +20,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from contracts.events import BEHAVIOUR, IMPRESSION
 from stream.engine import Engine
 from stream.pulse import Pulse
 
@@ -157,7 +158,11 @@ def gauge(name: str, text: str, values: float | Mapping[tuple[str, ...], float],
 def _counters(engine: Engine) -> Iterator[Metric]:
     totals, join, panel = engine.totals, engine.join.counts, engine.panel
     sent, skipped = totals.sent, engine.panel.skipped
-    events = {"impression": join.impressions, **totals.actions_by_kind}
+    events = {
+        IMPRESSION: join.impressions,
+        **totals.actions_by_kind,
+        BEHAVIOUR: totals.behaviours_read,
+    }
     yield counter(
         "surgeline_events_total",
         "Events that ticks have taken",

@@ -15,13 +15,13 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
-from models.weights import Weights, encode_weights, weights_key
-from stream.connection import Connection
+from clients.connection import Connection
+from clients.quiet import answered
+from clients.topics import MAX_RECORD_BYTES
+from contracts.events import DeadLetter
+from contracts.scenario import Topics
+from contracts.weights import Weights, encode_weights, weights_key
 from stream.decode import Refused
-from stream.events import DeadLetter
-from stream.quiet import answered
-from stream.scenario import Topics
-from stream.topics import MAX_RECORD_BYTES
 
 #: Rows that are put into batches before the event loop gets a turn.
 ROWS_A_TURN = 2_000

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from stream.scenario import Times
+from contracts.scenario import Times
 
 #: Seconds beyond what the scenario's times explain: fetches, a busy machine, a broker that answers late.
 MARGIN_S = 5.0

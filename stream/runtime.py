@@ -21,26 +21,25 @@ from faust.types import TP
 from prometheus_client import REGISTRY, CollectorRegistry
 from threadpoolctl import threadpool_limits
 
+from clients.connection import Connection
+from clients.patience import patiently
+from clients.refusal import BrokerRefused
+from clients.topics import TopicsError, topic_ids
+from contracts.scenario import Scenario, home
+from contracts.weights import Weights, WeightsError
 from models.deep.locate import resolve_trunk
-from models.weights import Weights, WeightsError
 from state.errors import StateLockedError
 from state.store import Store
 from stream.commit_note import CommitNote, encode_note
-from stream.connection import Connection
 from stream.decode import Refused
 from stream.engine import Engine
 from stream.history import History
-from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.keys import KeyCheck
 from stream.metrics import WorkerMetrics
-from stream.patience import patiently
 from stream.publish import Publisher
 from stream.pulse import Pulse
-from stream.refusal import BrokerRefused
 from stream.resume import Place
-from stream.scenario import Scenario, home
 from stream.timeline import Source
-from stream.topics import TopicsError, topic_ids
 from stream.transport import PartitionBatch
 
 logger = logging.getLogger(__name__)
@@ -84,7 +83,7 @@ class Runtime:
         self._publisher = Publisher(connection, scenario.topics, worker_id)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._engine: Engine | None = None
-        self._kinds = {scenario.topics.impressions: IMPRESSIONS, scenario.topics.actions: ACTIONS_KIND}
+        self._kinds = {topic: kind for kind, topic in enumerate(scenario.topics.sources)}
         self._stopping = False
         #: What ended the engine: memory may be half-way through a tick, so it is asked for nothing more.
         self.fault: BaseException | None = None
@@ -411,8 +410,7 @@ class Runtime:
     # -- helpers
 
     def _tp(self, source: Source) -> TP:
-        topics = self.scenario.topics
-        return TP(topics.impressions if source.kind == IMPRESSIONS else topics.actions, source.partition)
+        return TP(self.scenario.topics.sources[source.kind], source.partition)
 
     def _call(self, function: Callable[..., T], *args: Any) -> Awaitable[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, function, *args)

@@ -14,6 +14,7 @@ class TickStats(msgspec.Struct):
     tick_end: int
     impressions: int
     actions: int
+    behaviours: int
     samples: int
     positives: int
     predicted: list[float]
@@ -27,11 +28,12 @@ class TickLog:
         self._learners = learners
         self._ticks: list[TickStats] = []
 
-    def seen(self, tick_end: int, impressions: int, actions: int) -> None:
-        """A tick that ended at ``tick_end`` (ms) had so many new impressions and joined actions."""
+    def seen(self, tick_end: int, impressions: int, actions: int, behaviours: int) -> None:
+        """A tick that ended at ``tick_end`` (ms) had so many new impressions, joined actions, behaviours."""
         stats = self._at(tick_end)
         stats.impressions += impressions
         stats.actions += actions
+        stats.behaviours += behaviours
 
     def closed(self, tick_end: int, closed: Closed) -> None:
         """Samples that closed at ``tick_end`` (ms)."""
@@ -55,5 +57,5 @@ class TickLog:
     def _at(self, tick_end: int) -> TickStats:
         if not self._ticks or self._ticks[-1].tick_end != tick_end:
             zeros = [0.0] * self._learners
-            self._ticks.append(TickStats(tick_end, 0, 0, 0, 0, zeros, list(zeros)))
+            self._ticks.append(TickStats(tick_end, 0, 0, 0, 0, 0, zeros, list(zeros)))
         return self._ticks[-1]

@@ -15,6 +15,7 @@ A partition that reads open events again after a restart holds the watermark unt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ MIXED_FOR_S = 60.0
 
 
 class Source(NamedTuple):
-    """A partition of a source topic; ``kind`` is 0 for impressions, 1 for actions."""
+    """A partition of a source topic; ``kind`` is an index in ``contracts.events.KINDS``."""
 
     kind: int
     partition: int
@@ -50,6 +51,13 @@ class Taken(NamedTuple):
     def part(self, first: int, last: int) -> Taken:
         """Events ``first`` to before ``last``."""
         return Taken(self.events[first:last], self.times[first:last], self.ticks[first:last])
+
+
+def by_tick(*kinds: Taken) -> Iterator[tuple[int, list[Taken]]]:
+    """The ticks that have events of any kind, in order, each with its part of every kind."""
+    for tick in np.unique(np.concatenate([taken.ticks for taken in kinds])).tolist():
+        bounds = [np.searchsorted(taken.ticks, (tick, tick + 1)).tolist() for taken in kinds]
+        yield tick, [taken.part(*bound) for taken, bound in zip(kinds, bounds, strict=True)]
 
 
 class Timeline:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from models.weights import LearnerMetrics
+from contracts.weights import LearnerMetrics
 from replay.report.schema import (
     Bootstrap,
     CadenceArm,

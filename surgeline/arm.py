@@ -25,16 +25,16 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from clients.connection import connection
+from contracts.scenario import load_scenario
+from contracts.weights import LearnerMetrics
 from models.online.metrics import ProgressiveMetrics
-from models.weights import LearnerMetrics
 from replay.player import prepare
 from replay.produce import Sender, partitions_of
 from replay.records import to_records
 from replay.simulate import Double11, Double11Config, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
 from replay.simulate.policy import Objective, make_rank
-from stream.connection import connection
-from stream.scenario import load_scenario
 from surgeline.broker import free_port
 from surgeline.demo import fetch
 from surgeline.launch import Child
@@ -272,7 +272,7 @@ class Arm:
         scenario = load_scenario(self._scenario)
         topics = scenario.topics
         kafka = connection(scenario.kafka, self.plan.bootstrap)
-        async with Sender(kafka, topics.impressions, topics.actions) as sender:
+        async with Sender(kafka, topics.sources) as sender:
             while (made := await asyncio.to_thread(_next, frames)) is not None:
                 log, truth = made
                 # A night without its worker would go on with old weights, for minutes and for nothing.

@@ -25,8 +25,8 @@ from typing import Literal
 
 import click
 
-from stream.patience import wait_for_port
-from stream.scenario import home
+from clients.patience import wait_for_port
+from contracts.scenario import home
 from surgeline.launch import Child
 
 Kind = Literal["embedded", "kafka"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import click
 
 #: Packages whose errors are written for people: one line, no traceback.
-ROOMS = frozenset({"stream", "state", "models", "serving", "replay", "surgeline"})
+ROOMS = frozenset({"contracts", "clients", "stream", "state", "models", "serving", "replay", "surgeline"})
 
 
 class Lazy(NamedTuple):

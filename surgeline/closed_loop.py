@@ -24,9 +24,9 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from models.weights import LearnerMetrics
-from stream.connection import forget_security
-from stream.scenario import home
+from clients.connection import forget_security
+from contracts.scenario import home
+from contracts.weights import LearnerMetrics
 
 if TYPE_CHECKING:
     from replay.simulate import Double11Config

@@ -24,8 +24,9 @@ from typing import Any
 
 import click
 
-from stream.connection import forget_security
-from stream.scenario import home
+from clients.connection import forget_security
+from contracts.events import ACTIONS
+from contracts.scenario import home
 from surgeline.broker import Broker, free_port
 from surgeline.launch import Child
 
@@ -229,10 +230,10 @@ def start_processes(place: Place, stack: ExitStack) -> None:
 
 def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
     """Replay a log in about ``seconds``, shifted to now. Returns counts by kind."""
+    from contracts.scenario import load_scenario
     from replay.display import Display
     from replay.log import open_log
     from replay.player import play as replay
-    from stream.scenario import load_scenario
 
     log = open_log(str(path))
     info = log.info()
@@ -272,7 +273,7 @@ def summarise(
 ) -> None:
     """What happened, in words."""
     totals = view["totals"]
-    actions = sum(totals[name] for name in ("click", "cart", "favourite", "purchase", "refund"))
+    actions = sum(totals[name] for name in ACTIONS)
     say("\nWhat happened")
     say(f"  events in        {sent['impressions']:,} impressions and {sent['actions']:,} actions")
     say(

@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from contracts.scenario import load_scenario
 from replay.report.schema import Evaluation
-from stream.scenario import load_scenario
 from surgeline.evaluation import EvaluateError, Request, evaluate
 from surgeline.progress import Bar
 from surgeline.times import parse_time

@@ -18,13 +18,13 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from contracts.scenario import Kafka, Scenario, home
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
 from replay.log import RecordedLog, open_log
 from replay.report.schema import Counts, Evaluation, Run
 from state.join import Closed
 from stream.engine import Engine
-from stream.scenario import Kafka, Scenario, home
 from surgeline.analyse import CHAMPION, Analysis, analyse, open_truth
 from surgeline.cadence import StaleCopies, check_ticks, parse_cadences
 from surgeline.notes import notes
@@ -275,6 +275,7 @@ def _evaluation(
         events=rehearsal.events,
         impressions=rehearsal.impressions,
         actions=rehearsal.actions,
+        behaviours=rehearsal.behaviours,
         samples=rehearsal.samples,
         positives=rehearsal.positives,
         rows=found.rows,

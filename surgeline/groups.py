@@ -20,7 +20,7 @@ WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10_80
 MOST_BUCKETS = 90
 COARSE_BUCKETS = 16
 
-TRUTH_FLAGS = ("hot", "sold_out", "bot", "new_item", "shifted")
+TRUTH_FLAGS = ("hot", "sold_out", "bot", "new_item", "shifted", "intent")
 
 Codes = npt.NDArray[np.int64]
 

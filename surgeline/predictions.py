@@ -28,7 +28,7 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class Predictions:
-    """Writes ``path``: ids, event_time (ms), label, mask (bits of ``stream.events.ACTIONS``),
+    """Writes ``path``: ids, event_time (ms), label, mask (bits of ``contracts.events.ACTIONS``),
     tick_learned (number of the tick), item_seen (earlier impressions of the item in the log), context
     fields, and one float32 column a learner (``p_<name>``) and a cadence (``cadence_<name>``).
 

@@ -17,18 +17,17 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from contracts.events import KINDS, Watermark
+from contracts.scenario import Scenario
+from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
-from models.weights import LearnerMetrics
 from replay.produce import partitions_of
 from replay.records import to_records
 from state.join import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.events import Watermark
-from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 #: Wall-clock seconds between two checkpoints, as in the worker.
@@ -43,6 +42,7 @@ class RehearsalReport(msgspec.Struct, kw_only=True):
     events: int
     impressions: int
     actions: dict[str, int]
+    behaviours: int
     samples: int
     positives: int
     refused: int
@@ -77,7 +77,7 @@ class Rehearsal:
         self._began = time.monotonic()
         self._partitions = scenario.topics.partitions
         self._offsets: dict[Source, int] = {}
-        for kind in (IMPRESSIONS, ACTIONS_KIND):
+        for kind in range(len(KINDS)):
             for partition in range(self._partitions):
                 source = Source(kind, partition)
                 self.engine.assign(source, Place())
@@ -97,10 +97,10 @@ class Rehearsal:
         records = to_records(frame)
         partitions = partitions_of(frame["user_id"], self._partitions)
         now_ms = round(time.time() * 1000)
-        lanes = partitions * 2 + records.is_action
+        lanes = partitions * len(KINDS) + records.kinds
         for lane in np.unique(lanes).tolist():
             rows = np.flatnonzero(lanes == lane).tolist()
-            source = Source(lane % 2, lane // 2)
+            source = Source(lane % len(KINDS), lane // len(KINDS))
             first = self._offsets[source]
             self._offsets[source] = first + len(rows)
             batch = [Record(first + i, records.keys[row], records.values[row]) for i, row in enumerate(rows)]
@@ -133,9 +133,10 @@ class Rehearsal:
         engine = self.engine
         totals, join = engine.totals, engine.join.counts
         return RehearsalReport(
-            events=totals.impressions_read + totals.actions_read,
+            events=totals.impressions_read + totals.actions_read + totals.behaviours_read,
             impressions=join.impressions,
             actions=dict(totals.actions_by_kind),
+            behaviours=totals.behaviours_read,
             samples=join.samples,
             positives=join.positives,
             refused=totals.refused,

@@ -7,9 +7,17 @@ import time
 import click
 from kafka.errors import KafkaError
 
-from stream.connection import Connection, connection
-from stream.scenario import Scenario, load_scenario
-from stream.topics import BROKER_WAIT_S, TopicsError, connect, ensure_topics, partition_counts, wanted_topics
+from clients.connection import Connection, connection
+from clients.topics import (
+    BROKER_WAIT_S,
+    TopicsError,
+    connect,
+    differing,
+    ensure_topics,
+    partition_counts,
+    wanted_topics,
+)
+from contracts.scenario import Scenario, load_scenario
 
 
 def existing(connection: Connection, scenario: Scenario) -> dict[str, int]:
@@ -40,14 +48,9 @@ def wait_for_all(connection: Connection, scenario: Scenario, timeout_s: float = 
 
 def problems(counts: dict[str, int], scenario: Scenario) -> list[str]:
     """What keeps a worker from running on topics with these partition counts, in words."""
-    names = scenario.topics
     said = [f"{name} is missing" for name in wanted_topics(scenario) if name not in counts]
-    impressions, actions = counts.get(names.impressions), counts.get(names.actions)
-    if impressions is not None and actions is not None and impressions != actions:
-        said.append(
-            f"{names.impressions} has {impressions} partitions and {names.actions} has {actions}; "
-            "they must have the same number so that a user's events meet"
-        )
+    if differ := differing(counts, scenario):
+        said.append(differ)
     return said
 
 

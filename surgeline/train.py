@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import polars as pl
 
+from contracts.scenario import home
 from models.deep.trunk import Trunk, TrunkError
 from models.train import TrainError, TrainReport, train_from_log
 from replay.log import RecordedLog, open_log, write_log
-from stream.scenario import home
 from surgeline.times import parse_time, stamp
 
 

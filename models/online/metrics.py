@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from contracts.weights import LearnerMetrics
 from models.online.base import CLIP
 from models.online.codec import FloatArray, LearnerStateError, State, decode_state, encode_state
-from models.weights import LearnerMetrics
 
 _KIND, _VERSION = "metrics", 2
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from contracts.weights import Head, LearnerMetrics
 from models.deep.trunk import Trunk
 from models.online.base import Learner
 from models.online.bayes import BayesianLogistic
@@ -20,7 +21,6 @@ from models.online.frozen import FrozenHead
 from models.online.ftrl import Ftrl
 from models.online.metrics import ProgressiveMetrics
 from models.online.posterior import to_head
-from models.weights import Head, LearnerMetrics
 
 _KIND, _VERSION = "panel", 2
 

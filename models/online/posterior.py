@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from contracts.weights import Head, WeightsError
 from models.online.codec import FloatArray
-from models.weights import Head, WeightsError
 
 
 class Posterior(NamedTuple):

@@ -30,7 +30,8 @@ value = "amount"              # money
 column = "type"
 impression = ["view", "show"] # one text or several; rows of types that stand nowhere are left out and counted
 click = "click"               # so are cart, favourite, purchase and refund
-value = "amount"              # money of the actions
+behaviour = ["search", "pv"]  # its type is the text itself; an item is not needed
+value = "amount"              # money of the actions, amount of the behaviours
 ```
 
 With ``fields.impression_id`` an action carries the id of its impression, and the table is streamed. Without
@@ -55,7 +56,7 @@ from replay.adapters.behaviour import attributed
 from replay.adapters.jsonl import BROKEN, NO_OBJECT, find_columns, scan_jsonl
 from replay.adapters.mapping_file import ColumnMapping, EventsMapping, load_mapping
 from replay.adapters.tables import batches, refuse_empty, scan_text, time_ordered, unreadable
-from replay.columns import ACTION, IMPRESSION, SCHEMA
+from replay.columns import ACTION, BEHAVIOUR, IMPRESSION, SCHEMA
 from replay.errors import LogError, MappingError
 from replay.source import Label, TableLog, Tally, label_events
 
@@ -66,7 +67,9 @@ _TYPE, _KIND = "_type\0", "_kind\0"
 #: Types that are left out are told apart up to this many: the column may hold anything.
 _NAMED = 10
 _OTHERS = "of other types"
-_OF_ACTIONS = ("event_time", "impression_id", "user_id", "item_id", "value")
+_OF_ALL = ("event_time", "impression_id", "user_id", "item_id", "value")
+#: Of impressions and behaviours, and of these last alone; the rest is of impressions.
+_OF_BOTH, _OF_BEHAVIOURS = ("category_id", "shop_id", "context"), ("query",)
 _TRUTH = "a number, true, false, yes, no or a time; name the texts that count in equals"
 
 
@@ -272,22 +275,27 @@ def _events(
     for what, count in part.filter(other)[_TYPE].value_counts(sort=True).iter_rows():
         tally.leave_out(what if what in tally.left_out or len(tally.left_out) < _NAMED else _OTHERS, count)
     shown = pl.col(_KIND) == IMPRESSION
-    acted = pl.col(_KIND) != IMPRESSION
+    told = pl.col(_KIND) == BEHAVIOUR
+    acted = ~shown & ~told
     row = _Cells(mapping, types)
     untyped = pl.lit(f"column {events.column} is empty: no type of event")
     row.reasons.append(pl.when(pl.col(_TYPE) == "").then(untyped))
     columns = row.canonical(needed=shown)
     if events.value is not None:
         value = cells.number(events.value, types)
-        value = row.parsed("events.value", events.value, value, "a number", needed=acted)
-        columns["value"] = pl.when(acted).then(value)
+        value = row.parsed("events.value", events.value, value, "a number", needed=~shown)
+        columns["value"] = pl.when(~shown).then(value)
+    columns["type"] = pl.when(told).then(_TYPE)
     if "impression_id" in columns:
+        of = dict.fromkeys(_OF_BOTH, shown | told) | dict.fromkeys((*_OF_BEHAVIOURS, "type"), told)
         columns = {
-            canonical: value if canonical in _OF_ACTIONS else pl.when(shown).then(value)
+            canonical: value if canonical in _OF_ALL else pl.when(of.get(canonical, shown)).then(value)
             for canonical, value in columns.items()
         }
-        columns["event"] = pl.when(shown).then(pl.lit(IMPRESSION)).when(acted).then(pl.lit(ACTION))
+        event = pl.when(shown).then(pl.lit(IMPRESSION)).when(told).then(pl.lit(BEHAVIOUR))
+        columns["event"] = event.when(acted).then(pl.lit(ACTION))
         columns["action"] = pl.when(acted).then(_KIND)
+        columns["impression_id"] = pl.when(~told).then(columns["impression_id"])
     else:
         columns["kind"] = pl.col(_KIND)
     picked = [value.alias(canonical) for canonical, value in columns.items()]

@@ -10,16 +10,16 @@ from typing import Any
 import msgspec
 import polars as pl
 
+from contracts.events import ACTIONS, BEHAVIOUR, IMPRESSION
 from replay.adapters import cells
-from replay.columns import IMPRESSION, SCHEMA
+from replay.columns import SCHEMA
 from replay.errors import MappingError
-from stream.events import ACTIONS
 
 DELAY_UNITS = tuple(cells.PER_US)
 NEEDED = ("event_time", "user_id", "item_id")
-MAPPABLE = tuple(name for name in SCHEMA if name not in ("event", "action", "value"))
+MAPPABLE = tuple(name for name in SCHEMA if name not in ("event", "action", "value", "type"))
 #: What a row of an event can be.
-KINDS = (IMPRESSION, *ACTIONS)
+KINDS = (IMPRESSION, *ACTIONS, BEHAVIOUR)
 
 
 class LabelMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -44,6 +44,7 @@ class EventsMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
     favourite: str | list[str] = []
     purchase: str | list[str] = []
     refund: str | list[str] = []
+    behaviour: str | list[str] = []
 
     def texts(self) -> list[tuple[str, str]]:
         """(kind, text) of every text that means one."""
@@ -109,6 +110,8 @@ def load_mapping(path: Path) -> ColumnMapping:
             raise MappingError(f"{path}: labels.{action} has delay and time; give one of them")
     if mapping.events is not None:
         _check_events(path, mapping, mapping.events)
+    if "query" in {*mapping.fields, *mapping.constants} and not (mapping.events and mapping.events.behaviour):
+        raise MappingError(f"{path}: fields.query is of behaviours, and events.behaviour says of no text")
     return mapping
 
 

@@ -13,6 +13,8 @@ What becomes what:
 - ``category_id``: item feature 1 (a hash). The two policies hash with different salts, so both take the
   table of ``bts``; feature 0, which is not hashed, shows that the items are the same.
 - ``position``: 1 to 3, as logged. ``context``: policy, campaign, propensity, user and item features.
+- ``request_id``: policy, campaign and microsecond. Lists showed three items, but the rows are a sample:
+  nearly all stand alone.
 - A click has the time of its impression: the log has no click times.
 
 All 60,000 rows are merged in time order in memory (a few megabytes).
@@ -70,6 +72,7 @@ def _impressions(folder: Path) -> pl.DataFrame:
         "_row",
         "event_time",
         "impression_id",
+        "request_id",
         "user_id",
         pl.concat_str(pl.col("campaign"), pl.lit("-"), whole("item_id")).alias("item_id"),
         pl.col("item_feature_1").str.head(_DIGITS).alias("category_id"),
@@ -95,6 +98,7 @@ def _campaign(folder: Path, policy: str, campaign: str) -> pl.DataFrame:
             pl.format("obd-{}-{}-{}", pl.lit(policy), pl.lit(campaign), pl.col("_row") - 1).alias(
                 "impression_id"
             ),
+            pl.format("{}-{}-{}", pl.lit(policy), pl.lit(campaign), time.dt.epoch("us")).alias("request_id"),
             pl.lit(policy).alias("policy"),
             pl.lit(campaign).alias("campaign"),
             *_REQUIRED[1:],

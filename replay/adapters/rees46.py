@@ -5,9 +5,9 @@ a month. Columns: event_time (``YYYY-mm-dd HH:MM:SS UTC``), event_type (``view``
 ``remove_from_cart``, ``purchase``), product_id, category_id, category_code, brand, price, user_id,
 user_session.
 
-A view is an impression without a click; see `behaviour`. A purchase's value is the price. The event contract
-has no removal from a cart: these rows are left out and counted. Row numbers count through the files in the
-order of their names; months whose names do not sort by time are sorted in memory.
+A view is an impression without a click; see `behaviour`. A purchase's value is the price. A removal from a
+cart is a behaviour. Row numbers count through the files in the order of their names; months whose names do
+not sort by time are sorted in memory.
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ _REQUIRED = (
     *("event_time", "event_type", "product_id", "category_id", "category_code"),
     *("brand", "price", "user_id", "user_session"),
 )
-_KINDS = {"view": "impression", "cart": "cart", "purchase": "purchase"}
-_REMOVAL = "remove_from_cart"
+_KINDS = {
+    "view": "impression",
+    "cart": "cart",
+    "purchase": "purchase",
+    "remove_from_cart": "behaviour",
+}
 
 
 def find() -> Path | None:
@@ -45,8 +49,6 @@ def open_path(path: Path | None = None) -> TableLog:
     def source(rows: int, tally: Tally) -> Iterator[pl.DataFrame]:
         time = pl.col("event_time").str.to_datetime("%Y-%m-%d %H:%M:%S UTC", strict=False).dt.epoch("ms")
         table = time_ordered(scan_text(files, required=_REQUIRED), time)
-        removals = pl.col("event_type") == _REMOVAL
-        tally.leave_out(_REMOVAL, table.select(removals.sum()).collect(engine="streaming").item())
         columns = [
             "_row",
             time.alias("event_time"),
@@ -58,7 +60,6 @@ def open_path(path: Path | None = None) -> TableLog:
             pl.struct("category_code", "brand", pl.col("user_session").alias("session")).alias("context"),
             *kinds("event_type", _KINDS),
         ]
-        kept = table.filter(removals.not_().fill_null(True)).select(columns)
-        yield from attributed("rees46", kept.collect(engine="streaming"), rows, tally)
+        yield from attributed("rees46", table.select(columns).collect(engine="streaming"), rows, tally)
 
     return TableLog("rees46", source, delayed=False, files=files)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
+from contracts.scenario import home
 from replay.errors import LogError, LogNotFoundError
-from stream.scenario import home
 
 #: Beside the repository, where shared data may lie.
 _BESIDE = Path(__file__).resolve().parents[2].parent / "shared" / "data"

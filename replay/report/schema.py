@@ -174,6 +174,7 @@ class Counts(msgspec.Struct, kw_only=True):
     events: int
     impressions: int
     actions: dict[str, int]
+    behaviours: int = 0
     samples: int
     positives: int
     rows: int

@@ -154,7 +154,11 @@ def run(found: Evaluation) -> str:
         ("scenario", f"{text(about.scenario)} <code>sha256 {text(about.scenario_sha256)}</code>"),
         ("trunk", f"<code>{text(about.trunk_hash)}</code><br>{text(about.trunk_trained_on)}"),
         ("weights digest", f"<code>{text(about.weights_digest)}</code>"),
-        ("engine", f"{counts.events:,} events, {counts.impressions:,} impressions, actions: {text(actions)}"),
+        (
+            "engine",
+            f"{counts.events:,} events, {counts.impressions:,} impressions, actions: {text(actions)}; "
+            f"{counts.behaviours:,} behaviours",
+        ),
         ("ticks", f"{counts.ticks:,} of event time with events; {counts.late:,} late events"),
         ("left out", _left_out(found)),
         ("took", duration(about.seconds) + _trained(about.training_seconds)),

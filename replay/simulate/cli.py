@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from contracts.events import IMPRESSION
 from replay.simulate.config import POLICIES, RANGES, ConfigError, Double11Config
 from replay.simulate.generate import Double11
 from replay.simulate.parquet import RowGroupWriter, WriterError, sha256
@@ -152,7 +153,7 @@ def limited(
             left = None if left is None else left - log.height
         else:
             cut = log.head(left)
-            yield cut, truth.head(cut["action"].null_count())
+            yield cut, truth.head(int((cut["event"] == IMPRESSION).sum()))
             left = 0
         if left == 0:
             return

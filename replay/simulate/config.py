@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 import msgspec
 
+from contracts.limits import MIN_EVENT_TIME
 from replay.errors import ReplayError
-from stream.events import MIN_EVENT_TIME
 
 Policy = Literal["logged", "random", "oracle"]
 POLICIES: tuple[str, ...] = get_args(Policy)

@@ -18,9 +18,9 @@ from typing import Generic, Literal, TypeVar, get_args
 import numpy as np
 import polars as pl
 
-from replay.columns import ACTION
+from contracts.events import ACTION, ACTIONS, IMPRESSION, KINDS
+from replay.columns import kinds_of
 from replay.errors import ReplayError
-from stream.events import ACTIONS
 
 T = TypeVar("T")
 Counts = dict[str, int]
@@ -52,7 +52,8 @@ class Faulty(Generic[T]):
 def duplicates(frames: Frames, *, share: float, seed: int, within_ms: int = 0) -> Faulty[pl.DataFrame]:
     """Delivers a ``share`` of the rows a second time, up to ``within_ms`` later.
 
-    Counts: ``impressions`` and ``actions`` that were delivered twice.
+    Counts: ``impressions``, ``actions`` and ``behaviours`` that were delivered twice. These last have no id
+    by which an engine could know it.
     """
     _check_share(share)
     _check_time("within_ms", within_ms)
@@ -66,9 +67,9 @@ def duplicates(frames: Frames, *, share: float, seed: int, within_ms: int = 0) -
                 now = clock.of(frame)
                 again = chosen.random(frame.height) < share
                 later = (wait.random(frame.height) * (within_ms + 1)).astype(np.int64)[again]
-                is_action = _is_action(frame)
-                counts["impressions"] += int((again & ~is_action).sum())
-                counts["actions"] += int((again & is_action).sum())
+                kinds = kinds_of(frame).to_numpy()
+                for kind, word in enumerate(KINDS):
+                    counts[f"{word}s"] += int((again & (kinds == kind)).sum())
                 # A copy stands right behind its original and leaves it only by being delayed.
                 rows = np.repeat(np.arange(frame.height), 1 + again)
                 arrival = now[rows]
@@ -78,7 +79,7 @@ def duplicates(frames: Frames, *, share: float, seed: int, within_ms: int = 0) -
 
         yield from _deliver(timed())
 
-    return Faulty(make, ("impressions", "actions"))
+    return Faulty(make, [f"{word}s" for word in KINDS])
 
 
 def late(
@@ -118,7 +119,7 @@ def clock_skew(
 ) -> Faulty[pl.DataFrame]:
     """The clocks of a ``share`` of the users are wrong by ``skew_ms`` (either sign); delivery is not.
 
-    ``actions``: only where these are stamped; impressions keep the server's time. Counts: ``skewed`` rows.
+    ``actions``: only where these are stamped; all else keeps the server's time. Counts: ``skewed`` rows.
     """
     _check_share(share)
     if whose not in WHOSE:
@@ -191,7 +192,7 @@ def hot_key(
     def make(counts: Counts) -> Iterator[pl.DataFrame]:
         for frame in frames:
             time = frame["event_time"].to_numpy()
-            hit = ~_is_action(frame) & (time >= from_ms) & (time < until_ms)
+            hit = (frame["event"] == IMPRESSION).to_numpy() & (time >= from_ms) & (time < until_ms)
             counts["flooded"] += copies * int(hit.sum())
             if not hit.any():
                 yield frame
@@ -257,10 +258,6 @@ def _deliver(timed: Iterable[Timed]) -> Iterator[pl.DataFrame]:
 
 def _streams(seed: int, n: int) -> list[np.random.Generator]:
     return [np.random.default_rng(s) for s in np.random.SeedSequence(seed).spawn(n)]
-
-
-def _is_action(frame: pl.DataFrame) -> np.ndarray:
-    return np.asarray((frame["event"] == ACTION).to_numpy())
 
 
 def _chance(seed: int, user: str) -> float:

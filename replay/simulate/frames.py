@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import polars as pl
 
-from replay.columns import ACTION, COLUMNS, IMPRESSION
+from replay.columns import ACTION, BEHAVIOUR, COLUMNS, IMPRESSION
 from replay.simulate.catalog import CHANNELS, DEVICES
-from replay.simulate.pending import ORDER
+from replay.simulate.pending import BEHAVIOURS, ORDER
 
 #: Larger families get their names written out instead of looked up, so that memory stays bounded.
 TABLE_LIMIT = 2_000_000
@@ -26,6 +26,7 @@ TRUTH_SCHEMA: dict[str, pl.DataType] = {
     "bot": pl.Boolean(),
     "new_item": pl.Boolean(),
     "shifted": pl.Boolean(),
+    "intent": pl.Boolean(),
 }
 
 
@@ -72,9 +73,12 @@ class FrameMaker:
             "category_id": Names("c", categories),
             "shop_id": Names("s", shops),
         }
-        # Row 0: an impression; then the actions in their order.
-        self._event = pl.Series([IMPRESSION, *[ACTION] * (len(ORDER) - 1)])
-        self._action = pl.Series([None, *ORDER[1:]])
+        # Row 0: an impression; then the actions in their order, and the behaviours.
+        acts = ORDER[1 : -len(BEHAVIOURS)]
+        self._event = pl.Series([IMPRESSION, *[ACTION] * len(acts), *[BEHAVIOUR] * len(BEHAVIOURS)])
+        self._action = pl.Series([None, *acts, *[None] * len(BEHAVIOURS)])
+        self._type = pl.Series([*[None] * (1 + len(acts)), *BEHAVIOURS])
+        self._first_behaviour = 1 + len(acts)
         rows: list[dict[str, str] | None] = [
             {"device": device, "channel": channel} for device, channel in product(DEVICES, CHANNELS)
         ]
@@ -86,7 +90,8 @@ class FrameMaker:
 
         ``events``: arrays (n,) under the canonical names; ids are indices, ``impression_id`` and
         ``request_id`` running numbers, ``event`` the index in ``ORDER``. What is -1 is null, and so are
-        ``position`` and ``price`` of actions and ``value`` of impressions.
+        ``position`` and ``price`` of all but impressions and ``value`` of all but actions. A search's query
+        is the name of its category.
         """
         request = events["request_id"]
         # Requests are numbered in order, so the names of a block's are a short table.
@@ -95,17 +100,22 @@ class FrameMaker:
         requests = table(f"r{self._seed}-", np.arange(first, last + 1))
         frame = pl.DataFrame(events | {"request_id": np.where(request < 0, -1, request - first)})
         shown = pl.col("event") == 0
+        joined = pl.col("event") < self._first_behaviour
+        searched = pl.col("event") == ORDER.index("search")
         return frame.select(
             pl.lit(self._event).gather(pl.col("event")).alias("event"),
             "event_time",
-            numbered(f"{self._seed}-", "impression_id"),
+            pl.when(joined).then(numbered(f"{self._seed}-", "impression_id")),
             *(names.of(column) for column, names in self._names.items()),
             pl.when(shown).then(pl.col("position")),
             pl.when(shown).then(pl.col("price")),
             pl.lit(requests).gather(pl.col("request_id")).alias("request_id"),
             pl.lit(self._context).gather(pl.col("context")).alias("context"),
             pl.lit(self._action).gather(pl.col("event")).alias("action"),
-            pl.when(~shown).then(pl.col("value")),
+            pl.when(joined & ~shown).then(pl.col("value")),
+            pl.when(shown & (pl.col("stock") >= 0)).then(pl.col("stock").cast(pl.Float64)),
+            pl.lit(self._type).gather(pl.col("event")).alias("type"),
+            pl.when(searched).then(self._names["category_id"].of("category_id")).alias("query"),
         ).select(COLUMNS)
 
     def truth(self, columns: dict[str, np.ndarray]) -> pl.DataFrame:

@@ -8,7 +8,8 @@ cells into blocks of at most ``BLOCK`` expected impressions. A block's random nu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,8 +21,9 @@ from replay.simulate.catalog import CHANNELS
 from replay.simulate.config import Double11Config
 from replay.simulate.curve import ArrivalCurve
 from replay.simulate.frames import FrameMaker
-from replay.simulate.pending import ORDER, Pending, actions, in_order
+from replay.simulate.pending import ORDER, Pending, actions, behaviours, in_order
 from replay.simulate.policy import Regret, add_regret, make_rank, slates
+from replay.simulate.sessions import LEAD_MS, LOOK_BEFORE_S, LOOKS, SEARCH, SEARCH_BEFORE_S, Visits
 from replay.simulate.tally import Tally
 from replay.simulate.world import Rank, Requests, Response, World
 
@@ -41,7 +43,10 @@ class Block:
 
 @dataclass(slots=True)
 class Shown:
-    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream."""
+    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream.
+
+    ``stock``: units left when the block began, -1 where there are plenty. ``interest``: of the session.
+    """
 
     serial: np.ndarray
     t_ms: np.ndarray
@@ -52,6 +57,21 @@ class Shown:
     channel: np.ndarray
     request: np.ndarray
     price: np.ndarray
+    stock: np.ndarray
+    interest: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The requests of a block before anything is retrieved: when (ms after the start) and whose.
+
+    ``streams``: random numbers for what follows in the block (retrieval, ranking, responses, refunds).
+    """
+
+    block: Block
+    at_ms: np.ndarray
+    visits: Visits
+    streams: list[np.random.Generator]
 
 
 class Night(NamedTuple):
@@ -70,8 +90,8 @@ class Double11:
 
     >>> sim = Double11(Double11Config(minutes=0.1, rate=100, users=100, items=100))
     >>> log, truth = next(sim.frames())
-    >>> log["event"][0], truth.height <= log.height
-    ('impression', True)
+    >>> truth.height == (log["event"] == "impression").sum()
+    True
     """
 
     def __init__(self, config: Double11Config | None = None, rank: Rank | None = None) -> None:
@@ -128,10 +148,8 @@ class Double11:
         second call takes the world from the first.
         """
         self._reset()
-        for block in self.blocks():
-            if block.from_ms < from_s * 1000:
-                continue
-            log, truth = self._block(block)
+        for arrivals in self._foreseen(b for b in self.blocks() if b.from_ms >= from_s * 1000):
+            log, truth = self._block(arrivals)
             if log.height:
                 yield log, truth
         self.tally.unseen += len(self.pending)
@@ -165,9 +183,10 @@ class Double11:
                 "request_id": np.arange(n).repeat(width),
                 "context": context.repeat(width),
                 "value": zero.astype(np.float64),
+                "stock": self.world.units_left(item),
             }
         )
-        return frame.drop("event", "impression_id", "request_id", "action", "value")
+        return frame.drop("event", "impression_id", "request_id", "action", "value", "type", "query")
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""
@@ -175,13 +194,59 @@ class Double11:
 
         return summarise(self)
 
-    def _block(self, block: Block) -> tuple[pl.DataFrame, pl.DataFrame]:
-        seed = np.random.SeedSequence(self.config.seed, spawn_key=(1, block.cell, block.number))
-        r_arrive, r_rank, r_respond, r_refund = (np.random.default_rng(s) for s in seed.spawn(4))
+    def _foreseen(self, blocks: Iterable[Block]) -> Iterator[Arrivals]:
+        """The arrivals of each block, once the behaviours that lead to the lists after it are known."""
+        ahead: deque[Arrivals] = deque()
+        first_ms = None
+        for block in blocks:
+            first_ms = block.from_ms if first_ms is None else first_ms
+            ahead.append(self._arrive(block))
+            self._lead_to(ahead[-1], first_ms)
+            while ahead and ahead[0].block.until_ms + LEAD_MS <= block.until_ms:
+                yield ahead.popleft()
+        yield from ahead
+
+    def _arrive(self, block: Block) -> Arrivals:
+        settings = self.config
+        seed = np.random.SeedSequence(settings.seed, spawn_key=(1, block.cell, block.number))
+        *streams, sessions = (np.random.default_rng(s) for s in seed.spawn(5))
+        r_arrive = streams[0]
+        mean_slate = (settings.slate_min + settings.slate_max) / 2.0
+        n = int(r_arrive.poisson(block.expected / mean_slate))
+        low = float(self.curve.expected(block.from_ms / 1000))
+        when = self.curve.when(low + block.expected * np.sort(r_arrive.random(n)))
+        at_ms = np.clip(np.floor(when * 1000).astype(np.int64), block.from_ms, block.until_ms - 1)
+        return Arrivals(block, at_ms, self.world.visits(r_arrive, sessions, at_ms / 1000), streams)
+
+    def _lead_to(self, arrivals: Arrivals, first_ms: int) -> None:
+        """Put what people do before their lists into the calendar, from ``first_ms`` on."""
+        visits, category = arrivals.visits, self.world.catalog.category
+        rng, n = visits.rng, arrivals.at_ms.size
+
+        def before(rows: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+            wait_ms = np.round(rng.uniform(*bounds, n)[rows] * 1000)
+            return np.asarray(arrivals.at_ms[rows] - wait_ms.astype(np.int64))
+
+        searched = np.flatnonzero((visits.intent >= 0) & (rng.random(n) < SEARCH))
+        user, wanted = visits.user[searched], visits.intent[searched]
+        none = np.full(searched.size, -1)
+        due = before(searched, SEARCH_BEFORE_S)
+        made = [behaviours("search", due, user.astype(np.int64) * LOOKS, user, none, wanted)]
+        for k in range(LOOKS):
+            rows = np.flatnonzero(visits.looked[:, k] >= 0)
+            user, item = visits.user[rows], visits.looked[rows, k]
+            serial = user.astype(np.int64) * LOOKS + k
+            made.append(behaviours("look", before(rows, LOOK_BEFORE_S), serial, user, item, category[item]))
+        every = np.concatenate(made)
+        self.pending.push(every[every["due"] >= first_ms])
+
+    def _block(self, arrivals: Arrivals) -> tuple[pl.DataFrame, pl.DataFrame]:
+        block = arrivals.block
+        _, r_rank, r_respond, r_refund = arrivals.streams
         self.world.advance(block.from_ms / 1000)
-        shown = self._show(block, r_arrive, r_rank)
+        shown = self._show(arrivals, r_rank)
         response = self.world.respond(
-            r_respond, shown.user, shown.item, shown.position, shown.t, shown.channel
+            r_respond, shown.user, shown.item, shown.position, shown.t, shown.channel, shown.interest
         )
         self._remember(shown, response)
         done = self._due(block.until_ms, r_refund)
@@ -192,15 +257,11 @@ class Double11:
         self.tally.add(self.world, shown, response, p_purchase, truth, done)
         return self._log(shown, done), self._maker.truth({"impression_id": shown.serial, **truth})
 
-    def _show(self, block: Block, r_arrive: np.random.Generator, r_rank: np.random.Generator) -> Shown:
+    def _show(self, arrivals: Arrivals, r_rank: np.random.Generator) -> Shown:
         """Requests of the block, their candidates, and what the policy showed."""
-        settings, world = self.config, self.world
-        mean_slate = (settings.slate_min + settings.slate_max) / 2.0
-        n = int(r_arrive.poisson(block.expected / mean_slate))
-        low = float(self.curve.expected(block.from_ms / 1000))
-        when = self.curve.when(low + block.expected * np.sort(r_arrive.random(n)))
-        at_ms = np.clip(np.floor(when * 1000).astype(np.int64), block.from_ms, block.until_ms - 1)
-        requests = world.candidates(r_arrive, n, t=at_ms / 1000)
+        settings, world, at_ms = self.config, self.world, arrivals.at_ms
+        n = at_ms.size
+        requests = world.candidates(arrivals.streams[0], n, t=at_ms / 1000, visits=arrivals.visits)
         rank = self._rank or make_rank(settings.policy, world, r_rank)
         scores = rank(requests) if n else np.zeros(requests.items.shape)
         order = slates(requests, np.asarray(scores, dtype=np.float64))
@@ -225,6 +286,8 @@ class Double11:
             channel=requests.channel[row],
             request=request,
             price=world.prices(item, t),
+            stock=world.units_left(item),
+            interest=np.take_along_axis(requests.interest, order, axis=1)[on],
         )
 
     def _remember(self, shown: Shown, response: Response) -> None:
@@ -283,6 +346,7 @@ class Double11:
             "bot": catalog.bot[shown.user],
             "new_item": catalog.born_s[shown.item] > -np.inf,
             "shifted": catalog.shifted[shown.item] & world.sale(shown.t),
+            "intent": shown.interest > 0.0,
         }
 
     def _log(self, shown: Shown, done: np.ndarray) -> pl.DataFrame:
@@ -291,6 +355,8 @@ class Double11:
         kind = np.concatenate([np.zeros(shown.t_ms.size, np.int8), done["kind"]])
         order = np.argsort(due * len(ORDER) + kind, kind="stable")
         none = np.full(done.size, -1)
+        looked = done["kind"] == ORDER.index("look")
+        shop = np.where(looked, catalog.shop[done["item"]], -1)
         zero = np.zeros(done.size)
 
         def joined(impressions: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -304,12 +370,13 @@ class Double11:
                 "impression_id": joined(shown.serial, done["serial"]),
                 "user_id": joined(shown.user, done["user"]),
                 "item_id": joined(shown.item, done["item"]),
-                "category_id": joined(catalog.category[shown.item], none),
-                "shop_id": joined(catalog.shop[shown.item], none),
+                "category_id": joined(catalog.category[shown.item], done["category"]),
+                "shop_id": joined(catalog.shop[shown.item], shop),
                 "position": joined(shown.position, none),
                 "price": joined(shown.price, zero),
                 "request_id": joined(shown.request, none),
                 "context": joined(context, none),
                 "value": joined(np.zeros(shown.t_ms.size), done["value"]),
+                "stock": joined(shown.stock, none),
             }
         )

@@ -1,4 +1,4 @@
-"""Actions that are drawn but not due yet.
+"""Events that are drawn but not due yet: what follows from an impression, and what leads to a list.
 
 Bounded by (rate of actions) x (longest delay kept). A near part is searched for every block; the far part
 is touched only when the near horizon moves, so a block costs what it releases.
@@ -8,12 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 
-#: ``due`` ms after the stream's start; ``kind`` index in ``ORDER``; ``serial`` of the impression.
+#: ``due`` ms after the stream's start; ``kind`` index in ``ORDER``; ``serial`` of the impression, or what
+#: tells a user's behaviours apart; ``category`` of a behaviour, -1 for none.
 ACTION_DTYPE = np.dtype(
-    [("due", "i8"), ("serial", "i8"), ("user", "i4"), ("item", "i4"), ("kind", "i1"), ("value", "f8")]
+    [
+        *(("due", "i8"), ("serial", "i8"), ("user", "i4"), ("item", "i4"), ("category", "i4")),
+        *(("kind", "i1"), ("value", "f8")),
+    ]
 )
-#: Order of events at one millisecond; an impression precedes every action.
-ORDER: tuple[str, ...] = ("impression", "click", "favourite", "cart", "purchase", "refund")
+#: Types of behaviours.
+BEHAVIOURS: tuple[str, ...] = ("search", "look")
+#: Order of events at one millisecond; an impression precedes every action, and these precede behaviours.
+ORDER: tuple[str, ...] = ("impression", "click", "favourite", "cart", "purchase", "refund", *BEHAVIOURS)
+
+
+def behaviours(
+    kind: str, due: np.ndarray, serial: np.ndarray, user: np.ndarray, item: np.ndarray, category: np.ndarray
+) -> np.ndarray:
+    """Behaviours of one type as an array of ``ACTION_DTYPE``, (n,)."""
+    made = actions(kind, due, serial, user, item, np.zeros(due.size))
+    made["category"] = category
+    return made
 
 
 def actions(
@@ -22,7 +37,7 @@ def actions(
     """Actions of one kind as an array of ``ACTION_DTYPE``, (n,)."""
     made = np.empty(due.size, dtype=ACTION_DTYPE)
     made["due"], made["serial"], made["user"], made["item"] = due, serial, user, item
-    made["kind"], made["value"] = ORDER.index(kind), value
+    made["kind"], made["value"], made["category"] = ORDER.index(kind), value, -1
     return made
 
 
@@ -32,7 +47,7 @@ def in_order(made: np.ndarray) -> np.ndarray:
 
 
 class Pending:
-    """A calendar of actions; ``push`` in any order, ``pop`` everything due before a time.
+    """A calendar of events; ``push`` in any order, ``pop`` everything due before a time.
 
     >>> pending = Pending(horizon_ms=1000)
     >>> pending.push(np.zeros(3, dtype=ACTION_DTYPE))
@@ -60,7 +75,7 @@ class Pending:
         self.largest = max(self.largest, self._size)
 
     def pop(self, until_ms: int) -> np.ndarray:
-        """All actions due before ``until_ms``, in no order."""
+        """All events due before ``until_ms``, in no order."""
         if until_ms > self._horizon:
             self._horizon = until_ms + self._width
             far = np.concatenate([np.empty(0, ACTION_DTYPE), *self._far])

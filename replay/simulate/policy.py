@@ -66,7 +66,7 @@ def candidate_logits(world: World, requests: Requests) -> tuple[np.ndarray, np.n
     """Click logits at the first position and affinities of all candidates, float64 (R, C) each."""
     user, t, channel = requests.user[:, None], requests.t[:, None], requests.channel[:, None]
     affinity = world.affinity(user, requests.items, t)
-    return world.click_logit(user, requests.items, t, channel, affinity), affinity
+    return world.click_logit(user, requests.items, t, channel, affinity, requests.interest), affinity
 
 
 def expected_revenue(world: World, requests: Requests) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Like `faults.py`, but over `Records` (JSON in UTF-8, as `replay.records.to_records` makes them), because a
 frame cannot hold what is malformed. ``refused`` counts the records that the event contract does not
-accept, found by decoding them against `stream.events`.
+accept, found by decoding them against `contracts.events`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
+from contracts.events import EVENTS
 from replay.records import Records
 from replay.simulate.faults import Counts, FaultError, Faulty
-from stream.events import Action, Impression
 
 Damage = Literal["truncated", "binary", "not_an_object", "missing_field", "wrong_type"]
 DAMAGES: tuple[str, ...] = get_args(Damage)
@@ -30,7 +30,8 @@ def malformed(stream: Iterable[Records], *, share: float, seed: int) -> Faulty[R
     """Damages a ``share`` of the records, each in one of five ways drawn with equal chance.
 
     ``truncated``: the last half is missing; ``binary``: a byte that is no UTF-8 in front;
-    ``not_an_object``: a JSON list; ``missing_field``: no ``impression_id``; ``wrong_type``: the event
+    ``not_an_object``: a JSON list; ``missing_field``: no ``impression_id`` (of a behaviour: no
+    ``type``); ``wrong_type``: the event
     time is a word. Counts: one for each way; their sum is what the engine must refuse.
     """
     if not 0.0 <= share <= 1.0:
@@ -46,7 +47,7 @@ def malformed(stream: Iterable[Records], *, share: float, seed: int) -> Faulty[R
                 name = DAMAGES[way[row]]
                 values[row] = _DAMAGE[name](values[row])
                 counts[name] += 1
-            yield Records(records.is_action, records.keys, values, records.times)
+            yield Records(records.kinds, records.keys, values, records.times)
 
     return Faulty(make, DAMAGES)
 
@@ -62,7 +63,7 @@ def schema_change(
     """
     if kind not in CHANGES:
         raise FaultError(f"kind must be one of {', '.join(CHANGES)}, not {kind!r}")
-    known = {*Impression.__struct_fields__, *Action.__struct_fields__}
+    known = {name for event in EVENTS for name in event.__struct_fields__}
     if field not in known:
         raise FaultError(f"field must be one of {', '.join(sorted(known))}, not {field!r}")
 
@@ -82,16 +83,16 @@ def schema_change(
                     event[field] = str(old) if isinstance(old, int | float) else [old]
                 values[row] = msgspec.json.encode(event)
                 counts["changed"] += 1
-                counts["refused"] += not accepted(values[row], bool(records.is_action[row]))
-            yield Records(records.is_action, records.keys, values, records.times)
+                counts["refused"] += not accepted(values[row], int(records.kinds[row]))
+            yield Records(records.kinds, records.keys, values, records.times)
 
     return Faulty(make, ("changed", "refused"))
 
 
-def accepted(value: bytes, is_action: bool) -> bool:
-    """Whether the event contract accepts a JSON record."""
+def accepted(value: bytes, kind: int) -> bool:
+    """Whether the event contract accepts a JSON record of a kind (an index in ``contracts.events.KINDS``)."""
     try:
-        msgspec.json.decode(value, type=Action if is_action else Impression)
+        msgspec.json.decode(value, type=EVENTS[kind])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return True
@@ -99,7 +100,7 @@ def accepted(value: bytes, is_action: bool) -> bool:
 
 def _without_id(value: bytes) -> bytes:
     event: dict[str, Any] = msgspec.json.decode(value)
-    event.pop("impression_id")
+    event.pop("type" if "type" in event else "impression_id")
     return msgspec.json.encode(event)
 
 

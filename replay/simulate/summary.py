@@ -10,7 +10,7 @@ import numpy as np
 from replay.simulate.curve import TMALL, WORLDCUP98
 from replay.simulate.delays import TAOBAO, WITHIN_SHARE
 from replay.simulate.generate import Double11
-from replay.simulate.pending import ORDER
+from replay.simulate.pending import BEHAVIOURS, ORDER
 from replay.simulate.tally import AFTER, BEFORE
 
 #: Share of a day's actions on the Double 11 of the two days around midnight (Tmall).
@@ -34,7 +34,8 @@ def summarise(sim: Double11) -> dict[str, Any]:
     peak = int(tally.minutes.max(initial=0))
     figures: dict[str, Any] = {
         "events": int(tally.events.sum()),
-        **{f"{name}s": int(count) for name, count in zip(ORDER, tally.events, strict=True)},
+        **{f"{name}s": int(tally.events[ORDER.index(name)]) for name in ORDER if name not in BEHAVIOURS},
+        "behaviours": int(tally.events[-len(BEHAVIOURS) :].sum()),
         "impressions_per_s": shown / config.span_s,
         "peak_impressions_per_s": peak * config.speed / 60.0,
         "peak_over_median_minute": peak / float(np.median(busy)) if busy.size else 0.0,
@@ -107,6 +108,7 @@ def lines(figures: dict[str, Any], config_jump: float) -> Iterator[tuple[str, st
         ("sold_out", "sold-out items"),
         ("shifted", "shifted categories"),
         ("bot", "bots"),
+        ("intent", "items that somebody is after"),
     ):
         yield f"traffic of {title}", _percent(f[f"share_{name}"]), ""
     yield "purchases refused / never seen", f"{f['refused']:,} / {f['unseen']:,}", ""

@@ -30,7 +30,9 @@ class Tally:
         self.people_shown = np.zeros(2, dtype=np.int64)
         self.people_clicks = np.zeros(2, dtype=np.int64)
         self.people_orders = np.zeros(2, dtype=np.int64)
-        self.segments: dict[str, int] = dict.fromkeys(("hot", "sold_out", "bot", "new_item", "shifted"), 0)
+        self.segments: dict[str, int] = dict.fromkeys(
+            ("hot", "sold_out", "bot", "new_item", "shifted", "intent"), 0
+        )
         self.expected_clicks = 0.0
         self.conversions = 0
         self.conversions_soon = 0

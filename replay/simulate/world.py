@@ -15,6 +15,7 @@ import numpy as np
 from replay.simulate import delays
 from replay.simulate.catalog import CHANNEL_SHARE, HOT_BOOST, NEARLY_SOLD, Catalog, cdf, draw_catalog, pick
 from replay.simulate.config import Double11Config
+from replay.simulate.sessions import LOOKS, Intents, Shelves, Visits, looks, retrieved
 
 #: Logit lost per log step of position. Trivago's clicks fall with a log-log slope of about -1 from the
 #: second position on; half of that is taken for bias, the other half for the ranking being good.
@@ -36,7 +37,8 @@ class Requests:
 
     ``t`` float64 (R,): seconds after the stream's start. ``user`` int32 (R,). ``items`` int32 (R, C).
     ``length`` int64 (R,): how many of the candidates are shown. ``channel`` int8 (R,). ``copy`` bool
-    (R, C): candidates retrieved twice; the second one is never shown.
+    (R, C): candidates retrieved twice; the second one is never shown. ``interest`` float64 (R, C): what the
+    user's session adds to the click logit of each, which no scorer may know.
     """
 
     t: np.ndarray
@@ -45,6 +47,7 @@ class Requests:
     length: np.ndarray
     channel: np.ndarray
     copy: np.ndarray
+    interest: np.ndarray
 
 
 #: Scores of candidates, float (R, C): the highest ``length`` of a request are shown in their order.
@@ -84,6 +87,11 @@ class World:
         self.stock0 = np.full(config.items, PLENTY, dtype=np.int64)
         self.stock = self.stock0
         self.sold_out_s = np.full(config.items, np.inf)
+        #: Items by category: as of the last ``advance``, and as of the visits that were asked for last.
+        self._shelves = Shelves(self.catalog.category, config.categories)
+        self._shelves_to_come = Shelves(self.catalog.category, config.categories)
+        wanted = np.bincount(self.catalog.category, self.weights(0.0), minlength=config.categories)
+        self._intents = Intents(config.seed, config.speed, wanted)
         self.advance(0.0)
         self._calibrate()
         self.stock0 = self._draw_stock(expected_after)
@@ -95,7 +103,9 @@ class World:
         """Set retrieval and stock badges to what they are at ``t``."""
         weight = self.weights(t)
         self._items_cdf = cdf(weight)
+        self._shelves.fill(weight)
         self._log_weight = np.log(np.maximum(weight, 1e-300))
+        self._units = self.stock.copy()
         self._few_left = self.stock < NEARLY_SOLD * self.stock0
 
     def weights(self, t: float) -> np.ndarray:
@@ -103,6 +113,10 @@ class World:
         catalog = self.catalog
         boost = np.where(catalog.hot_s <= t, HOT_BOOST, 1.0)
         return np.where(catalog.born_s <= t, catalog.weight * boost, 0.0)
+
+    def units_left(self, items: np.ndarray) -> np.ndarray:
+        """Stock of ``items`` at the last ``advance``, int64; -1 of what there is plenty of."""
+        return np.asarray(np.where(self.stock0[items] < PLENTY, self._units[items], -1))
 
     def sale(self, t: np.ndarray) -> np.ndarray:
         """Whether the sale is on, bool, like ``t``."""
@@ -139,12 +153,22 @@ class World:
         return np.where(sale, product(catalog.taste_sale), product(catalog.taste))
 
     def click_logit(
-        self, user: np.ndarray, items: np.ndarray, t: np.ndarray, channel: np.ndarray, affinity: np.ndarray
+        self,
+        user: np.ndarray,
+        items: np.ndarray,
+        t: np.ndarray,
+        channel: np.ndarray,
+        affinity: np.ndarray,
+        interest: np.ndarray | float = 0.0,
     ) -> np.ndarray:
-        """Logit of a click at the first position by a person; arrays of one shape."""
+        """Logit of a click at the first position by a person; arrays of one shape.
+
+        ``interest`` is what the user's session adds.
+        """
         catalog = self.catalog
         sale = self.sale(t)
         logit = self.click_base + affinity + DEVICE_LOGIT[catalog.user_device[user]] + CHANNEL_LOGIT[channel]
+        logit += interest
         if not sale.any():
             logit += catalog.appeal[items]
             return np.asarray(logit)
@@ -162,7 +186,8 @@ class World:
         t: np.ndarray,
         channel: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Chance that the user clicks the item at ``position`` (0 is the top) at ``t``; one shape."""
+        """Chance that the user clicks the item at ``position`` (0 is the top) at ``t``, in a session that is
+        not after it; one shape."""
         user, items, at = np.broadcast_arrays(user_idx, item_idx, t)
         where = np.zeros(user.shape, dtype=np.int8) if channel is None else channel
         logit = self.click_logit(user, items, at, where, self.affinity(user, items, at))
@@ -203,29 +228,54 @@ class World:
 
     # The loop: retrieve, rank, respond, sell -----------------------------------------------------
 
-    def candidates(
-        self, rng: np.random.Generator, n_requests: int, slate: int | None = None, t: np.ndarray | float = 0.0
-    ) -> Requests:
-        """``n_requests`` requests with retrieved candidates; ``slate`` fixes how many are shown."""
+    def visits(self, rng: np.random.Generator, sessions: np.random.Generator, t: np.ndarray) -> Visits:
+        """Who comes for the lists at ``t`` (n,), after what, and what they looked at before.
+
+        Knows the catalog alone: it may be asked for a time to come. ``sessions``: for what people are after.
+        """
         config, catalog = self.config, self.catalog
-        user = pick(rng, catalog.user_cdf, n_requests)
+        user = pick(rng, catalog.user_cdf, t.size)
         if config.bot_share > 0:
-            bots = rng.random(n_requests) < config.bot_share
-            which = rng.integers(0, catalog.bot_ids.size, n_requests)
+            bots = rng.random(t.size) < config.bot_share
+            which = rng.integers(0, catalog.bot_ids.size, t.size)
             user = np.where(bots, catalog.bot_ids[which], user)
+        person = ~catalog.bot[user]
+        intent = np.where(person, self._intents.of(user, t), -1)
+        weight = self.weights(float(t[0]) if t.size else 0.0)
+        shelves = self._shelves_to_come
+        shelves.fill(weight)
+        popular = pick(sessions, cdf(weight), t.size * LOOKS).reshape(t.size, LOOKS)
+        return Visits(t, user, intent, looks(sessions, intent, person, shelves, popular), sessions)
+
+    def candidates(
+        self,
+        rng: np.random.Generator,
+        n_requests: int,
+        slate: int | None = None,
+        t: np.ndarray | float = 0.0,
+        visits: Visits | None = None,
+    ) -> Requests:
+        """``n_requests`` requests with retrieved candidates; ``slate`` fixes how many are shown.
+
+        ``visits``: who comes and after what, where that has been drawn already.
+        """
+        config = self.config
+        at = np.broadcast_to(np.asarray(t, dtype=np.float64), (n_requests,))
+        visits = visits or self.visits(rng, rng.spawn(1)[0], at)
         items = pick(rng, self._items_cdf, n_requests * config.candidates)
-        items = items.reshape(n_requests, config.candidates)
+        items = retrieved(visits, items.reshape(n_requests, config.candidates), self._shelves)
         copy = _copies(items)
         length = rng.integers(config.slate_min, config.slate_max + 1, n_requests)
         if slate is not None:
             length[:] = slate
         return Requests(
-            t=np.broadcast_to(np.asarray(t, dtype=np.float64), (n_requests,)),
-            user=user,
+            t=at,
+            user=visits.user,
             items=items,
             length=np.minimum(length, config.candidates - copy.sum(axis=1)),
             channel=pick(rng, np.cumsum(CHANNEL_SHARE), n_requests).astype(np.int8),
             copy=copy,
+            interest=visits.interest(items, self.catalog.category),
         )
 
     def popularity(self, items: np.ndarray) -> np.ndarray:
@@ -240,10 +290,12 @@ class World:
         position: np.ndarray,
         t: np.ndarray,
         channel: np.ndarray,
+        interest: np.ndarray | float = 0.0,
     ) -> Response:
         """What N users do with N shown items; arrays (N,)."""
         affinity = self.affinity(user, items, t)
-        p_click = self.click_given_logit(user, self.click_logit(user, items, t, channel, affinity), position)
+        logit = self.click_logit(user, items, t, channel, affinity, interest)
+        p_click = self.click_given_logit(user, logit, position)
         person = ~self.catalog.bot[user]
         p_cart = np.where(person, self._cart(t, affinity), 0.0)
         p_favourite = np.where(person, delays.TAOBAO["favourite_per_click"], 0.0)
@@ -296,6 +348,7 @@ class World:
         affinity = np.einsum("nk,nk->n", catalog.user_vector[user], catalog.taste[items]).astype(np.float64)
         click = affinity + catalog.appeal[items] + CHANNEL_LOGIT[channel]
         click += DEVICE_LOGIT[catalog.user_device[user]] - POSITION_SLOPE * np.log1p(position)
+        click += np.take_along_axis(requests.interest, order, axis=1)[row, position]
         self.click_base = _intercept(click, np.ones(click.size), config.base_ctr)
         buy = catalog.buy_appeal[items] + 0.5 * affinity
         self.buy_base = _intercept(buy, sigmoid(click + self.click_base), config.base_cvr)

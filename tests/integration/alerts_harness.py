@@ -24,7 +24,7 @@ from kafka import KafkaProducer
 from kafka.partitioner.default import murmur2
 from prometheus_client.parser import text_string_to_metric_families
 
-from stream.scenario import Scenario
+from contracts.scenario import Scenario
 from tests.integration.harness import PATIENCE_S, Worker, get
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"

@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario, Topics
+from contracts.scenario import Scenario, Topics
 from tests.integration.secured import Secured, missing
 
 KINDS: list[brokers.Kind] = ["embedded"]
@@ -81,7 +81,7 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 def topics() -> Topics:
     """Topic names that no other test has, four partitions."""
     mark = uuid.uuid4().hex[:8]
-    names = ("impressions", "actions", "dead_letter", "weights", "features")
+    names = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
     return Topics(**{name: f"{name.replace('_', '-')}-{mark}" for name in names})
 
 

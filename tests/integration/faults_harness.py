@@ -14,6 +14,8 @@ import msgspec
 import polars as pl
 
 import surgeline.broker as brokers
+from contracts.events import DeadLetter
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from replay.columns import conform
 from replay.faulty import FaultyLog
@@ -21,8 +23,6 @@ from replay.player import PlayReport, play
 from state.join import JoinCounts
 from state.store import Store
 from stream.engine import Engine
-from stream.events import DeadLetter
-from stream.scenario import Scenario
 from tests.integration.harness import T0, Sale, Worker, read_topic, until
 
 #: Between the logs that one worker gets: farther than it remembers.

@@ -22,17 +22,16 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from threadpoolctl import threadpool_limits
 
 import surgeline.broker as brokers
+from contracts.events import Watermark
+from contracts.scenario import Scenario, Times
+from contracts.weights import Weights, decode_weights
 from models.deep.trunk import Trunk
-from models.weights import Weights, decode_weights
-from replay.columns import conform
+from replay.columns import conform, in_event_order
 from replay.log import LogInfo, summarise
 from replay.player import PlayReport, play
 from state.store import Store
 from stream.engine import Engine
-from stream.events import Watermark
-from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario, Times
 from stream.timeline import Source
 from surgeline.launch import Child
 
@@ -82,7 +81,8 @@ def to_toml(scenario: Scenario) -> str:
 class Sale:
     """A recorded log: ``impressions`` over ``seconds`` of event time by 300 users, a quarter clicked.
 
-    Every click comes within 2.5 s, so that with ``TIMES`` each is a positive sample.
+    Every click comes within 2.5 s, so that with ``TIMES`` each is a positive sample. Every third impression
+    is followed by a look at its item.
     """
 
     def __init__(
@@ -108,8 +108,11 @@ class Sale:
                 rows.append({"event": "action", "event_time": after, "action": "click", **base})
                 if rng.random() < 0.3:
                     rows.append({"event": "action", "event_time": after + 100, "action": "cart", **base})
+            if k % 3 == 0:
+                look = {"event": "behaviour", "event_time": at + 150 + k % 100, "type": "look"}
+                rows.append(look | {name: base[name] for name in ("user_id", "item_id", "category_id")})
         table = conform(pl.DataFrame(rows, infer_schema_length=None))
-        self.table = table.sort("event_time", pl.col("event") == "action", maintain_order=True)
+        self.table = in_event_order(table)
 
     def info(self) -> LogInfo:
         return summarise(self)
@@ -343,7 +346,7 @@ def end_log(bootstrap: str, scenario: Scenario, watermark: int) -> None:
     topics = scenario.topics
     produce(
         bootstrap,
-        [(t, p, None, value) for t in (topics.impressions, topics.actions) for p in range(topics.partitions)],
+        [(t, p, None, value) for t in topics.sources for p in range(topics.partitions)],
     )
 
 
@@ -395,7 +398,7 @@ def rehearse(scenario: Scenario, bootstrap: str, folder: Path) -> Kept:
         engine = Engine(scenario, store, Trunk.empty(), "0")
         topics = scenario.topics
         batches: dict[Source, list[Any]] = {}
-        for kind, topic in ((IMPRESSIONS, topics.impressions), (ACTIONS_KIND, topics.actions)):
+        for kind, topic in enumerate(topics.sources):
             for partition in range(topics.partitions):
                 batches[Source(kind, partition)] = []
             for record in read_topic(bootstrap, topic):

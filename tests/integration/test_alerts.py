@@ -22,8 +22,8 @@ from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario
 from replay.player import play
-from stream.scenario import Scenario
 from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value
 from tests.integration.faults_harness import newest, paused
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, until

@@ -14,9 +14,9 @@ import msgspec
 import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
 
+from contracts.events import DeadLetter
+from contracts.scenario import Scenario
 from state.store import Store
-from stream.events import DeadLetter
-from stream.scenario import Scenario
 from tests.integration.harness import (
     T0,
     TIMES,

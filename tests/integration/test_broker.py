@@ -20,7 +20,9 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario, Topics
+from clients.connection import Connection
+from clients.topics import ensure_topics
+from contracts.scenario import Scenario, Topics
 from surgeline.cli import main
 
 HOLD = """
@@ -224,3 +226,17 @@ def test_topics_are_created_shown_and_left_alone(
     assert topics_command("show") == created
     assert topics_command("create") == created
     assert scenario.topics.impressions in created[1] and "missing" not in created[1]
+
+
+def test_a_source_topic_that_comes_later_is_as_wide_as_the_others(
+    broker: str, scenario_factory: Callable[..., Scenario]
+) -> None:
+    """Failure: an upgrade that brings a topic refuses to run on topics that had grown."""
+    scenario = scenario_factory()
+    topics = scenario.topics
+    admin = KafkaAdminClient(bootstrap_servers=broker)
+    admin.create_topics([NewTopic(name, 7, 1) for name in (topics.impressions, topics.actions)])
+    admin.close()
+    counts = ensure_topics(Connection(broker), scenario)
+    assert {counts[name] for name in topics.sources} == {7}
+    assert counts[topics.features] == topics.partitions

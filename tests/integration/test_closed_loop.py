@@ -12,7 +12,7 @@ import msgspec
 import psutil
 import pytest
 
-from stream.scenario import load_scenario
+from contracts.scenario import load_scenario
 from tests.integration.harness import Process, read_topic, until
 
 pytestmark = pytest.mark.one_broker

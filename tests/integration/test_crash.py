@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario
+from contracts.scenario import Scenario
 from tests.integration.harness import (
     TIMES,
     Kept,

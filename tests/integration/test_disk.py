@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.scenario import Scenario
+from contracts.scenario import Scenario
 from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, rehearse
 
 pytestmark = pytest.mark.one_broker

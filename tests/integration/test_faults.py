@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario, Topics
 from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play
 from replay.process_faults import ProcessFaults
 from replay.simulate.faults import FLOOD_USER
 from state.formulas import COUNTS, unpack_row
-from stream.scenario import Scenario, Topics
 from tests.integration.faults_harness import (
     Laboratory,
     Table,
@@ -40,7 +40,7 @@ SHOWN = 1500
 @pytest.fixture(scope="module")
 def lab(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """One worker for those faults that need no settings of their own: most of a test is a worker's start."""
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
+    roles = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
     topics = Topics(**{role: f"faults-{role.replace('_', '-')}" for role in roles})
     scenario = Scenario(name="faults", topics=topics, times=TIMES)
     with laboratory(broker, scenario, tmp_path_factory.mktemp("faults")) as room:
@@ -147,7 +147,7 @@ def test_malformed_records_are_set_aside_with_their_reason(lab: Laboratory) -> N
     [
         ("extra:item_id", (), ""),
         ("rename:item_id", ("impression",), "item_id"),
-        ("retype:event_time", ("impression", "action"), "event_time"),
+        ("retype:event_time", ("impression", "action", "behaviour"), "event_time"),
     ],
 )
 def test_a_schema_change_costs_what_the_contract_says(
@@ -157,7 +157,7 @@ def test_a_schema_change_costs_what_the_contract_says(
 
     Mechanism: half-way through a log come fields that nobody knows, or an item under another name, or times
     that became texts. Required: unknown fields pass; without its item an impression is a dead letter that
-    names it, an action is not; without a time both are.
+    names it, an action or a behaviour is not; without a time all are.
     """
     seen = lab.under([f"schema_change={change}:15s"], lab.sale(600, 30.0))
     table = seen.log.table
@@ -298,7 +298,8 @@ def test_a_paused_broker_is_waited_for(
     assert len(lines) == 2 and all("paused 1 (process" in line for line in lines), lines
     state = kept(scenario, worker.state_folder)
     assert (state.impressions, state.samples) == (SHOWN, SHOWN)
-    assert state.duplicates == sum(faulty.counts[0][1].values()) > 0
+    did = faulty.counts[0][1]
+    assert state.duplicates == did["impressions"] + did["actions"] > 0
     assert state.digest == rehearse(scenario, broker, tmp_path / "rehearsed").digest
 
 

@@ -21,7 +21,7 @@ from aiokafka.partitioner import murmur2
 from kafka import KafkaProducer
 from kafka.partitioner import Partitioner
 
-from stream.scenario import Scenario
+from contracts.scenario import Scenario
 from tests.integration.harness import T0, TIMES, Worker, until
 
 pytestmark = pytest.mark.one_broker

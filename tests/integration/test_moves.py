@@ -20,10 +20,10 @@ import msgspec
 import pytest
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.store import Store
 from stream.engine import Engine
-from stream.scenario import Scenario, Times
 from tests.integration.harness import (
     T0,
     Playing,
@@ -229,7 +229,7 @@ def test_a_topic_made_anew_with_more_records_is_read_from_its_start(
         worker.reached(samples=600)
         assert worker.stop() == 0
         admin = KafkaAdminClient(bootstrap_servers=broker)
-        admin.delete_topics([topics.impressions, topics.actions])
+        admin.delete_topics(list(topics.sources))
         time.sleep(2.0)
         admin.close()
         # More records than before in every partition: an offset alone would skip to the old place.

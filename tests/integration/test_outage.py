@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import surgeline.broker as brokers
+from clients.quiet import install
+from contracts.scenario import Scenario
 from replay.errors import BrokerError
-from stream.quiet import install
-from stream.scenario import Scenario
 from tests.integration.harness import TIMES, Playing, Process, Sale, Serving, Worker, until
 
 #: How long the broker is away. Without the filter a worker logs 2,000 lines in it.
@@ -56,8 +56,8 @@ def test_an_outage_is_a_few_lines(
                 assert "Kafka does not answer: " in only
             with pytest.raises(BrokerError, match="stopped taking records"):
                 playing.report()
-            said = [r for r in caplog.records if r.name.startswith(("aiokafka", "stream.quiet"))]
-            assert [record.name for record in said] == ["stream.quiet"]
+            said = [r for r in caplog.records if r.name.startswith(("aiokafka", "clients.quiet"))]
+            assert [record.name for record in said] == ["clients.quiet"]
             assert not process_filter.lasts, "a replay that has ended waits for nobody"
             if broker_kind == "embedded":
                 return  # it holds its data in memory: what comes back would be another broker

@@ -23,6 +23,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.partitioner import murmur2
 
+from clients.connection import Connection
+from clients.topics import ensure_topics
+from contracts.events import EVENTS, KINDS, Behaviour, Watermark
+from contracts.scenario import Scenario, Topics
 from replay.columns import conform
 from replay.errors import BrokerError
 from replay.lag import LagProbe
@@ -30,16 +34,13 @@ from replay.log import LogInfo, summarise, write_log
 from replay.pacing import Pace
 from replay.player import Player, Progress, play
 from replay.produce import Sender
-from stream.connection import Connection
-from stream.events import Action, Impression, Watermark
-from stream.scenario import Scenario, Topics
-from stream.topics import ensure_topics
 
 T0 = 1_700_000_000_000
 
 
 class Steady:
-    """``count`` impressions ``gap_ms`` apart, by 97 users; every third is clicked 7 ms later."""
+    """``count`` impressions ``gap_ms`` apart, by 97 users; every third is clicked 7 ms later,
+    and after every fifth its item is looked at."""
 
     name = "steady"
 
@@ -50,6 +51,9 @@ class Steady:
             rows.append({"event": "impression", "event_time": T0 + k * gap_ms, "action": None, **base})
             if k % 3 == 0:
                 rows.append({"event": "action", "event_time": T0 + k * gap_ms + 7, "action": "click", **base})
+            if k % 5 == 0:
+                look = {"event": "behaviour", "event_time": T0 + k * gap_ms + 8, "type": "look"}
+                rows.append(look | {"user_id": base["user_id"], "item_id": base["item_id"]})
         self.table = conform(pl.DataFrame(rows, infer_schema_length=None))
 
     def info(self) -> LogInfo:
@@ -70,10 +74,9 @@ async def consumer(broker: str) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 async def read(broker: str, topics: Topics) -> dict[tuple[str, int], list[ConsumerRecord]]:
-    """Every record of both source topics, by topic and partition."""
+    """Every record of the source topics, by topic and partition."""
     async with consumer(broker) as client:
-        names = (topics.impressions, topics.actions)
-        partitions = [TopicPartition(name, p) for name in names for p in range(topics.partitions)]
+        partitions = [TopicPartition(name, p) for name in topics.sources for p in range(topics.partitions)]
         client.assign(partitions)
         await client.seek_to_beginning(*partitions)
         ends = await client.end_offsets(partitions)
@@ -96,30 +99,32 @@ async def test_a_consumer_reads_the_log(broker: str, scenario_factory: Callable[
 
     info = log.info()
     assert (report.impressions, report.by_action) == (info.impressions, info.by_action)
+    assert report.behaviours == info.behaviours == 4_000
     assert seen[-1].events == report.events == info.events
     assert (report.first_ms, report.last_ms) == (info.first_ms, info.last_ms)
     behind = scenario.times.label_window_s + scenario.times.lateness_s + scenario.times.tick_s
     assert report.watermark_ms == info.last_ms + round(behind * 1000)  # type: ignore[operator]
-    assert report.watermarks == 2 * scenario.topics.partitions
+    assert report.watermarks == 3 * scenario.topics.partitions
 
-    shown, acted = [], []
+    sent: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KINDS}
     for (topic, partition), records in found.items():
         last = msgspec.json.decode(records[-1].value, type=Watermark)
         assert (last.watermark, records[-1].key) == (report.watermark_ms, None)
         times = []
         for record in records[:-1]:
-            schema = Impression if topic == scenario.topics.impressions else Action
-            event = msgspec.json.decode(record.value, type=schema)
+            kind = scenario.topics.sources.index(topic)
+            event = msgspec.json.decode(record.value, type=EVENTS[kind])
             assert record.key == event.user_id.encode()
             # Brokers delete by record timestamp: with the log's own time an old log would be gone.
             assert record.timestamp >= begin
             times.append(event.event_time)
             assert (murmur2(record.key) & 0x7FFFFFFF) % scenario.topics.partitions == partition
-            (shown if schema is Impression else acted).append((event.event_time, event.impression_id))
+            what = event.item_id if isinstance(event, Behaviour) else event.impression_id
+            sent[KINDS[kind]].append((event.event_time, what))
         assert times == sorted(times)
-    rows = log.table.select("event", "event_time", "impression_id").rows()
-    assert sorted(shown) == sorted((time, key) for event, time, key in rows if event == "impression")
-    assert sorted(acted) == sorted((time, key) for event, time, key in rows if event == "action")
+    rows = log.table.select("event", "event_time", pl.coalesce("impression_id", "item_id")).rows()
+    for kind in KINDS:
+        assert sorted(sent[kind]) == sorted((time, key) for event, time, key in rows if event == kind)
 
 
 async def test_a_live_replay_is_stamped_now(broker: str, scenario_factory: Callable[..., Scenario]) -> None:
@@ -128,7 +133,7 @@ async def test_a_live_replay_is_stamped_now(broker: str, scenario_factory: Calla
     log = Steady(1000)
     report = await asyncio.to_thread(play, log, scenario, broker, "50x", time="now", watermark=False)
     found = await read(broker, scenario.topics)
-    schema = {scenario.topics.impressions: Impression, scenario.topics.actions: Action}
+    schema = dict(zip(scenario.topics.sources, EVENTS, strict=True))
     times = sorted(
         msgspec.json.decode(record.value, type=schema[topic]).event_time
         for (topic, _), records in found.items()
@@ -172,7 +177,7 @@ def test_ctrl_c_prints_what_was_sent_and_exits_130(
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130
-    sent = re.search(r"stopped: sent ([\d,]+) impressions, ([\d,]+) actions", output)
+    sent = re.search(r"stopped: sent ([\d,]+) impressions, ([\d,]+) actions .*, ([\d,]+) behaviours", output)
     assert sent is not None, output
     found = asyncio.run(read(broker, scenario.topics))
     printed = sum(int(count.replace(",", "")) for count in sent.groups())
@@ -199,7 +204,10 @@ async def test_topics_that_cannot_be_joined_are_refused(
     broker: str, scenario_factory: Callable[..., Scenario]
 ) -> None:
     one, other = scenario_factory(), scenario_factory()
-    odd = msgspec.structs.replace(other.topics, actions=f"{other.topics.actions}-odd", partitions=3)
+    topics = other.topics
+    odd = msgspec.structs.replace(
+        topics, actions=f"{topics.actions}-odd", behaviours=f"{topics.behaviours}-odd", partitions=3
+    )
     await asyncio.to_thread(ensure_topics, Connection(broker), one)
     await asyncio.to_thread(
         ensure_topics,
@@ -208,8 +216,8 @@ async def test_topics_that_cannot_be_joined_are_refused(
             other, topics=msgspec.structs.replace(odd, impressions=f"{other.topics.impressions}-odd")
         ),
     )
-    with pytest.raises(BrokerError, match=r"4 partitions and .*-odd has 3"):
-        async with Sender(Connection(broker), one.topics.impressions, odd.actions):
+    with pytest.raises(BrokerError, match=r"has 4, .*-odd has 3"):
+        async with Sender(Connection(broker), (one.topics.impressions, odd.actions)):
             pytest.fail("topics with different partition counts were taken")
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from clients.connection import VARIABLES, Connection, connection
+from clients.refusal import BrokerRefused, check
+from contracts.scenario import Scenario
 from replay.log import write_log
-from stream.connection import VARIABLES, Connection, connection
-from stream.refusal import BrokerRefused, check
-from stream.scenario import Scenario
 from tests.integration.harness import Process, Sale, to_toml
 from tests.integration.secured import KEYS, PASSWORD, Secured
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from replay.files import FileLog
 from replay.log import write_log
@@ -19,7 +20,6 @@ from replay.player import play
 from replay.simulate import Double11, Double11Config
 from state.store import Store
 from stream.engine import Engine
-from stream.scenario import Scenario
 from surgeline.rehearse import rehearse
 from tests.integration.harness import TIMES, Worker
 
@@ -50,6 +50,7 @@ def test_a_worker_learns_what_the_rehearsal_learned(
         counts = engine.join.counts
         assert (counts.samples, counts.positives) == (expected.samples, expected.positives)
         assert engine.totals.late == 0
+        assert engine.totals.behaviours_read == expected.behaviours > 50
         assert engine.weights_digest() == expected.weights_digest
         assert engine.panel.metrics() == expected.metrics
     impressions = pl.concat(log.chunks()).filter(pl.col("event") == "impression").height

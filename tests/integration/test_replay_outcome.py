@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from contracts.scenario import Scenario
 from replay.outcome import Watch, in_words
 from replay.player import PlayReport, play
-from stream.scenario import Scenario
 from tests.integration.harness import T0, TIMES, Sale, Worker, versions
 
 pytestmark = pytest.mark.one_broker

@@ -20,16 +20,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from clients.connection import Connection
+from clients.topics import ensure_topics
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
-from replay.columns import conform
+from replay.columns import conform, in_event_order
 from state.store import Store
-from stream.connection import Connection
 from stream.engine import Engine
-from stream.intake import ACTIONS_KIND, IMPRESSIONS
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
-from stream.topics import ensure_topics
 from tests.integration.harness import (
     T0,
     TIMES,
@@ -48,7 +47,7 @@ CROWD = 60_000
 
 
 class Crowd(Sale):
-    """Each of ``CROWD`` users once, each with an item of its own; a tenth clicked. 30 s of event time."""
+    """Each of ``CROWD`` users once, with an item of its own; a tenth clicked and looked. 30 s of time."""
 
     def __init__(self, start: int, seed: int = 5) -> None:
         rng = np.random.default_rng(seed)
@@ -70,8 +69,10 @@ class Crowd(Sale):
         clicks = clicked.with_columns(
             pl.lit("action").alias("event"), pl.lit("click").alias("action"), pl.col("event_time") + 1500
         )
-        table = conform(pl.concat([shown, clicks]))
-        self.table = table.sort("event_time", pl.col("event") == "action", maintain_order=True)
+        looks = clicked.select(
+            "event_time", "user_id", "item_id", event=pl.lit("behaviour"), type=pl.lit("look")
+        )
+        self.table = in_event_order(conform(pl.concat([shown, clicks, looks], how="diagonal")))
 
 
 def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int:
@@ -81,10 +82,10 @@ def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int
         topics = scenario.topics
         batches: dict[Source, list[Any]] = {
             Source(kind, partition): []
-            for kind in (IMPRESSIONS, ACTIONS_KIND)
+            for kind in range(len(topics.sources))
             for partition in range(topics.partitions)
         }
-        for kind, topic in ((IMPRESSIONS, topics.impressions), (ACTIONS_KIND, topics.actions)):
+        for kind, topic in enumerate(topics.sources):
             for record in read_topic(broker, topic):
                 batches[Source(kind, record.partition)].append(record)
         for source in batches:

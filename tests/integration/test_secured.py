@@ -21,12 +21,12 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 from kafka.admin import KafkaAdminClient
 
+from clients.connection import Connection, connection
+from clients.refusal import check
+from clients.topics import connect, ensure_topics, partition_counts, wanted_topics
+from contracts.scenario import Scenario
 from replay.lag import LagProbe
 from replay.log import write_log
-from stream.connection import Connection, connection
-from stream.refusal import check
-from stream.scenario import Scenario
-from stream.topics import connect, ensure_topics, partition_counts, wanted_topics
 from tests.integration.harness import (
     TIMES,
     Process,

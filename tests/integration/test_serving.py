@@ -17,9 +17,11 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 import surgeline.broker as brokers
+from clients.connection import Connection
+from contracts.scenario import Topics
+from contracts.weights import FeatureScheme, Watermarks, Weights, encode_weights
 from models.deep.trunk import Trunk
 from models.online.posterior import Posterior, to_head
-from models.weights import FeatureScheme, Watermarks, Weights, encode_weights
 from serving.feature_view import FeatureView
 from serving.feed import FeedSettings
 from serving.follower import Follower
@@ -27,8 +29,6 @@ from serving.messages import Item, ScoreRequest
 from serving.scorer import Scorer
 from serving.server import create_app
 from state.formulas import COUNTS, TABLES, pack_row
-from stream.connection import Connection
-from stream.scenario import Topics
 
 HALF_LIVES = [60.0, 600.0]
 NOW = 1_700_000_000_000

@@ -15,12 +15,12 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import Watermark
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from replay.records import to_records
 from state.store import Store
 from stream.engine import Engine
-from stream.events import Watermark
-from stream.scenario import Scenario, Times
 from surgeline.rehearse import RehearsalReport, rehearse_logs
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, produce, until
 
@@ -100,12 +100,10 @@ def send(broker: str, scenario: Scenario, log: Sale) -> None:
 
     records = to_records(log.table)
     places = partitions_of(log.table["user_id"], scenario.topics.partitions)
-    topics = (scenario.topics.impressions, scenario.topics.actions)
+    topics = scenario.topics.sources
     rows = [
-        (topics[int(acting)], int(place), key, value)
-        for acting, place, key, value in zip(
-            records.is_action, places, records.keys, records.values, strict=True
-        )
+        (topics[int(kind)], int(place), key, value)
+        for kind, place, key, value in zip(records.kinds, places, records.keys, records.values, strict=True)
     ]
     mark = int(log.table["event_time"].max()) + scenario.times.closing_ms  # type: ignore[arg-type]
     end = msgspec.json.encode(Watermark(watermark=mark))

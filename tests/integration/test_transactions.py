@@ -17,8 +17,8 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 import surgeline.broker as brokers
+from contracts.scenario import Scenario, Times
 from replay.produce import partitions_of
-from stream.scenario import Scenario, Times
 from tests.integration.harness import T0, Worker, until
 
 TIMES = Times(label_window_s=2.0, lateness_s=0.5, join_limit_s=300.0, idle_s=1.0)

@@ -10,7 +10,7 @@ import pytest
 from aiokafka.partitioner import murmur2
 
 import surgeline.broker as brokers
-from stream.scenario import Scenario, Times
+from contracts.scenario import Scenario, Times
 from tests.integration.harness import (
     T0,
     Playing,

@@ -15,10 +15,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.weights import Weights, decode_weights
+from contracts.scenario import Scenario, Topics
+from contracts.weights import Weights, decode_weights
 from replay.player import PlayReport, play
 from state.formulas import TABLES
-from stream.scenario import Scenario, Topics
 from tests.integration.harness import (
     T0,
     TIMES,
@@ -59,7 +59,7 @@ class Life:
 
 
 def scenario(name: str) -> Scenario:
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
+    roles = ("impressions", "actions", "behaviours", "dead_letter", "weights", "features")
     names = {role: f"{name}-{role.replace('_', '-')}" for role in roles}
     return Scenario(name=name, topics=Topics(**names), times=TIMES)
 

@@ -18,8 +18,8 @@ import click
 import pytest
 import yaml
 
-from stream.connection import VARIABLES
-from stream.scenario import load_scenario
+from clients.connection import VARIABLES
+from contracts.scenario import load_scenario
 from surgeline.cli import main
 
 ROOT = Path(__file__).parents[2]

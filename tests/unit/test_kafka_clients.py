@@ -1,7 +1,7 @@
 """Failure: a new client of Kafka works on a plaintext broker and nowhere else.
 
 Mechanism: a constructor that was given addresses, and no TLS and login.
-Required: every one of them takes its arguments from ``stream.connection``; whoever adds one learns it here.
+Required: every one of them takes its arguments from ``clients.connection``; whoever adds one learns it here.
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 
 import state
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from serving.feature_view import FeatureView
 from state.formulas import COUNTS, pack_row
 from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
-from stream.scenario import Scenario
 from tests.smallest import SMALLEST, shrink
 from tests.unit.stream.conftest import NOW, Logs, make_logs
 
@@ -45,7 +45,7 @@ PART_OF_A_RESULT = {
     "stream.keys.WINDOW_S",
     "stream.lane.PARKED_LIMIT",
     "stream.publish.CUT_BYTES",
-    "stream.topics.MAX_RECORD_BYTES",
+    "clients.topics.MAX_RECORD_BYTES",
 }
 _SIZE = re.compile(
     r"^(_?[A-Z0-9_]*(?:ROWS|LIMIT|CHUNK|BATCH|CAPACITY|CACHE|BUFFER|BLOCK|BYTES|WINDOW|TURN|SIZE)"

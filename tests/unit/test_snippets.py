@@ -14,8 +14,8 @@ from pathlib import Path
 import click
 import pytest
 
+from contracts.scenario import load_scenario
 from replay.adapters.mapping_file import load_mapping
-from stream.scenario import load_scenario
 from surgeline.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]

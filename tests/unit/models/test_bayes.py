@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from scipy.optimize import minimize
 
+from contracts.weights import Head, WeightsError
 from models.online.bayes import TOLERANCE, BayesianLogistic, from_head, merge, to_head
 from models.online.codec import LearnerStateError
-from models.weights import Head, WeightsError
 
 P = 5
 seeds = st.integers(0, 2**32 - 1)

@@ -41,6 +41,10 @@ class Make:
         base = {"event": "action", "event_time": T0 + ms, "impression_id": f"i{k}"}
         return {**base, "user_id": f"u{k}", "item_id": f"x{k}", "action": name, **fields}
 
+    def behaviour(self, k: int, ms: int, kind: str = "look", **fields: Any) -> dict[str, Any]:
+        base = {"event": "behaviour", "event_time": T0 + ms, "user_id": f"u{k}", "type": kind}
+        return {**base, "item_id": f"x{k}", **fields}
+
     def frame(self, *rows: dict[str, Any]) -> pl.DataFrame:
         return conform(pl.DataFrame(list(rows), infer_schema_length=None))
 
@@ -57,11 +61,9 @@ class Make:
         return self.log(*rows, name="steady")
 
     def events(self, table: pl.DataFrame) -> list[tuple[int, str, str]]:
-        """(ms after ``t0``, impression id, what) of each row."""
-        return [
-            (time - T0, name, kind or "shown")
-            for time, name, kind in table.select("event_time", "impression_id", "action").iter_rows()
-        ]
+        """(ms after ``t0``, impression id, or the item of a behaviour, what) of each row."""
+        columns = ("event_time", pl.coalesce("impression_id", "item_id"), pl.coalesce("action", "type"))
+        return [(time - T0, name, kind or "shown") for time, name, kind in table.select(columns).iter_rows()]
 
 
 @pytest.fixture(scope="session")

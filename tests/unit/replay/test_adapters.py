@@ -13,12 +13,12 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import EVENTS
 from replay.adapters import ADAPTERS, adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.errors import LogError, LogNotFoundError
 from replay.log import open_log, to_records
 from replay.source import TableLog
-from stream.events import Action, Impression
 
 
 def ms(text: str) -> int:
@@ -32,20 +32,29 @@ def write(path: Path, text: str) -> Path:
 
 
 def read(name: str, path: Path) -> tuple[list[tuple[int, str, str]], TableLog, pl.DataFrame]:
-    """(time, impression id, what) of every event; decodes every record, with chunks of two rows too."""
+    """(time, impression id, what) of impressions and actions; decodes every record, with chunks of two rows
+    too."""
     log = open_log(f"{name}:{path}")
     assert isinstance(log, TableLog)
     small = pl.concat(list(log.chunks(2)))
     table = pl.concat(list(log.chunks()))
     assert to_records(small).values == to_records(table).values
     records = to_records(table)
-    for is_action, value in zip(records.is_action, records.values, strict=True):
-        msgspec.json.decode(value, type=Action if is_action else Impression)
+    for kind, value in zip(records.kinds.tolist(), records.values, strict=True):
+        msgspec.json.decode(value, type=EVENTS[kind])
     found = [
         (time, key, what or "shown")
-        for time, key, what in table.select("event_time", "impression_id", "action").iter_rows()
+        for time, key, what in table.filter(pl.col("event") != "behaviour")
+        .select("event_time", "impression_id", "action")
+        .iter_rows()
     ]
     return found, log, table
+
+
+def looks(table: pl.DataFrame) -> list[tuple[int, str, str, str | None]]:
+    """(time, user, type, item or query) of behaviours."""
+    columns = ("event_time", "user_id", "type", pl.coalesce("item_id", "query"))
+    return table.filter(pl.col("event") == "behaviour").select(columns).rows()
 
 
 def test_trivago(tmp_path: Path) -> None:
@@ -75,6 +84,58 @@ def test_trivago(tmp_path: Path) -> None:
     assert table["request_id"].to_list()[:2] == ["7", "7"]
     assert table["position"].to_list()[:2] == [0, 1]
     assert len(table["context"][0]["current_filters"]) == 256
+    assert looks(table) == []
+
+
+def test_trivago_sessions(tmp_path: Path) -> None:
+    """A session keeps its order by step although its clock knows seconds only; lists are no behaviours."""
+    where = {"platform": "AU", "city": "Perth", "device": "mobile", "current_filters": None}
+    base = {"user_id": "U", "session_id": "S", **where}
+    at = 1541548955
+    lists = [
+        base
+        | {"imp_id": imp, "timestamp": at + s, "step": step, "item_id": item, "position": place}
+        | {"price": 77.0, "clicked": place}
+        for imp, s, step in ((7, 0, 3), (8, 0, 5), (9, 2, 7))
+        for place, item in enumerate("ab")
+    ]
+    pl.DataFrame(lists, infer_schema_length=None).write_parquet(tmp_path / "impressions.parquet")
+    steps = [
+        (0, 1, "search for poi", "Beach"),
+        (0, 2, "interaction item image", "31"),
+        (0, 3, "clickout item", "b"),
+        (0, 4, "filter selection", "f" * 300),
+        (0, 5, "clickout item", "b"),
+        (1, 6, "interaction item image", "32"),
+        (2, 7, "clickout item", "b"),
+        (2, 8, "clickout item", "99"),  # of a list that is not in the log
+        (9, 9, "change of sort order", None),
+    ]
+    rows = [
+        base | {"timestamp": at + s, "step": k, "action_type": what, "reference": about}
+        for s, k, what, about in reversed(steps)
+    ]
+    rows.append(base | {"timestamp": None, "step": 10, "action_type": "search for poi", "reference": "Hill"})
+    pl.DataFrame(rows, infer_schema_length=None).write_parquet(tmp_path / "actions.parquet")
+    found, log, table = read("trivago", tmp_path)
+    ms = at * 1000
+    assert [(time - ms, key) for time, key, what in found if what == "click"] == [
+        (2, "7-1"),
+        (4, "8-1"),
+        (2000, "9-1"),
+    ]
+    assert looks(table) == [
+        (ms, "U", "search for poi", "Beach"),
+        (ms + 1, "U", "interaction item image", "31"),
+        (ms + 3, "U", "filter selection", "f" * 256),
+        (ms + 1000, "U", "interaction item image", "32"),
+        (ms + 2001, "U", "clickout item", "99"),
+        (ms + 9000, "U", "change of sort order", None),
+    ]
+    order = table.filter(pl.col("event") != "action")["context"].struct.field("step").cast(pl.Int64)
+    assert order.is_sorted() and order.n_unique() == 9
+    assert log.tally.refused == 1 and log.tally.examples[0][1] == "event_time is missing or not a time"
+    assert log.tally.examples[0][0] > len(lists), "rows are numbered through both files"
 
 
 def test_taobao(tmp_path: Path) -> None:
@@ -160,7 +221,11 @@ def test_retailrocket(tmp_path: Path) -> None:
         "1433221999827,257597,addtocart,355908,\n"
         "1433222276276,257597,transaction,355908,4000\n",
     )
-    found, log, _ = read("retailrocket", path)
+    found, log, table = read("retailrocket", path)
+    assert looks(table) == [
+        (1433221332117, "257597", "view", "355908"),
+        (1433224214164, "992329", "view", "248676"),
+    ]
     assert found == [
         (1433221332117, "retailrocket-1", "shown"),
         (1433221999827, "retailrocket-1", "cart"),
@@ -188,9 +253,12 @@ def test_rees46(tmp_path: Path) -> None:
         (ms("2019-11-30T23:59:58"), "rees46-2", "shown"),
         (ms("2019-12-01T00:00:01"), "rees46-2", "purchase"),
     ]
-    assert table["price"][0] == 810.5 and table["value"][1] == 810.5
+    assert table["price"][0] == 810.5 and table["value"][-1] == 810.5
+    at = ms("2019-11-30T23:59:58")
+    assert looks(table) == [(at, "u1", "view", "7"), (at + 1000, "u1", "remove_from_cart", "7")]
+    assert table.filter(pl.col("event") == "behaviour")["price"].null_count() == 2
     assert table["context"][0] == {"category_code": "electronics.phone", "brand": "apple", "session": "s-1"}
-    assert log.tally.left_out == {"remove_from_cart": 1}
+    assert log.tally.left_out == {}
     assert log.tally.examples == [(4, "price -3.0 is outside 0..1e12")]
 
 

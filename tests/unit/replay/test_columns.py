@@ -8,9 +8,9 @@ import msgspec
 import polars as pl
 import pytest
 
+from contracts.events import Action, Behaviour, Impression
 from replay.columns import COLUMNS, SCHEMA, conform, context_type, flattened, refusals
 from replay.log import to_records
-from stream.events import Action, Impression
 
 
 def reason(table: pl.DataFrame) -> str | None:
@@ -21,7 +21,7 @@ def reason(table: pl.DataFrame) -> str | None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"event": "refund"}, "event is not 'impression' or 'action'"),
+        ({"event": "refund"}, "event is not 'impression' or 'action' or 'behaviour'"),
         ({"event_time": None}, "event_time is missing or not a time"),
         ({"event_time": 1_700_000_000}, "outside 2000-01-01 UTC"),
         ({"event_time": 2**53 + 1}, "outside 2000-01-01 UTC"),
@@ -36,6 +36,7 @@ def reason(table: pl.DataFrame) -> str | None:
         ({"price": -0.5}, "price -0.5 is outside"),
         ({"price": float("nan")}, "price NaN is outside"),
         ({"price": float("inf")}, "price inf is outside"),
+        ({"stock": -1.0}, "stock -1.0 is outside 0..1e12"),
     ],
 )
 def test_a_bad_impression_is_refused_with_its_reason(
@@ -50,6 +51,21 @@ def test_a_bad_impression_is_refused_with_its_reason(
 )
 def test_a_bad_action_is_refused_with_its_reason(make: Any, change: dict[str, Any], expected: str) -> None:
     assert expected in (reason(make.frame(make.action(1, 0) | change)) or "")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"type": ""}, "type is missing"),
+        ({"type": "t" * 65}, "type is longer than 64"),
+        ({"query": "q" * 257}, "query is longer than 256"),
+        ({"item_id": "x" * 257}, "item_id is longer than 256"),
+        ({"user_id": None}, "user_id is missing"),
+        ({"value": -1.0}, "value -1.0 is outside"),
+    ],
+)
+def test_a_bad_behaviour_is_refused_with_its_reason(make: Any, change: dict[str, Any], expected: str) -> None:
+    assert expected in (reason(make.frame(make.behaviour(1, 0) | change)) or "")
 
 
 @pytest.mark.parametrize(
@@ -71,6 +87,9 @@ def test_what_is_not_refused_decodes(make: Any, change: dict[str, Any]) -> None:
     wide = make.frame(make.action(1, 0, value=1e12, item_id=""))
     assert reason(wide) is None
     msgspec.json.decode(to_records(wide).values[0], type=Action)
+    free = make.frame(make.behaviour(1, 0, "t" * 64, value=1e12, item_id=None, query="q" * 256))
+    assert reason(free) is None
+    msgspec.json.decode(to_records(free).values[0], type=Behaviour)
 
 
 def test_conform_orders_casts_and_fills() -> None:

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
+from contracts.events import Impression
+from contracts.scenario import Scenario
 from replay.cli import replay
 from replay.fault_options import FAULTS, parse_fault, usage
 from replay.faulty import FaultyLog, describe
@@ -18,8 +20,6 @@ from replay.log import write_log
 from replay.pacing import Pace
 from replay.player import DELIVERED, Player
 from replay.simulate.faults import FLOOD_USER, FaultError
-from stream.events import Impression
-from stream.scenario import Scenario
 
 #: One of each, for the steady log of 40 s with 400 impressions.
 ALL = [
@@ -131,8 +131,8 @@ def test_a_flood_has_one_user_and_new_ids(make: Any) -> None:
     events = [
         msgspec.json.decode(value, type=Impression)
         for portion in portions
-        for value, acts in zip(portion.records.values, portion.records.is_action, strict=True)
-        if not acts
+        for value, kind in zip(portion.records.values, portion.records.kinds, strict=True)
+        if not kind
     ]
     flood = [event for event in events if event.user_id == FLOOD_USER]
     assert len(flood) == 150 and len({event.impression_id for event in events}) == 250

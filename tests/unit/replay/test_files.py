@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import replay.files as files
+from replay.columns import in_event_order
 from replay.errors import LogError
 from replay.log import open_log, to_records, write_log
 
@@ -20,6 +21,9 @@ def rows(make: Any) -> list[dict[str, Any]]:
         ),
         make.impression(2, 5, shop_id="s", request_id="r", context={"city": None, "os": "x"}),
         make.action(1, 5),
+        make.behaviour(
+            3, 9, "search", item_id=None, query='"tent"', value=2.0, context={"city": "x", "os": ""}
+        ),
         make.action(1, 9, "purchase", value=12.25),
     ]
 
@@ -27,8 +31,9 @@ def rows(make: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_a_written_log_reads_back_as_the_same_records(make: Any, tmp_path: Path, suffix: str) -> None:
     log = make.log(*rows(make))
+    log.table = in_event_order(log.table)
     path = tmp_path / f"log{suffix}"
-    assert write_log(log.chunks(), path) == 4
+    assert write_log(log.chunks(), path) == 5
     back = pl.concat(list(open_log(path).chunks()))
     assert to_records(back).values == to_records(log.table).values
     assert open_log(path).info() == log.info()
@@ -54,6 +59,28 @@ def test_a_csv_with_the_canonical_columns_is_a_log(make: Any, tmp_path: Path) ->
     path = tmp_path / "log.csv"
     log.table.write_csv(path)
     assert to_records(pl.concat(list(open_log(path).chunks()))).values == to_records(log.table).values
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_a_log_of_before_behaviours_is_read(make: Any, tmp_path: Path, suffix: str) -> None:
+    """The columns that came with them are not there."""
+    log = make.steady(20)
+    path = tmp_path / f"log{suffix}"
+    old = log.table.drop("stock", "type", "query")
+    old.write_parquet(path) if suffix == ".parquet" else write_log(iter([old]), path)
+    back = pl.concat(list(open_log(path).chunks()))
+    assert back.columns == log.table.columns
+    assert to_records(back).values == to_records(log.table).values
+    assert open_log(path).info() == log.info()
+
+
+def test_a_log_of_behaviours_alone_is_one(make: Any, tmp_path: Path) -> None:
+    log = make.log(make.behaviour(1, 0), make.behaviour(2, 5, "search", item_id=None, query="x"))
+    for suffix in (".jsonl", ".parquet"):
+        path = tmp_path / f"log{suffix}"
+        write_log(log.chunks(), path)
+        info = open_log(path).info()
+        assert (info.events, info.behaviours, info.by_type) == (2, 2, {"look": 1, "search": 1})
 
 
 def test_an_unsorted_file_is_sorted(make: Any, tmp_path: Path) -> None:

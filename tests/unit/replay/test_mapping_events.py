@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,53 @@ def test_wrong_events_name_the_field_and_what_is_allowed(tmp_path: Path, text: s
 def test_a_type_column_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MappingError, match=r"events.column names column 'type', which .* it has ts, u, i"):
         mapped(tmp_path, f"ts,u,i\n{T0},u,x\n", FIELDS + EVENTS)
+
+
+SESSION = (
+    "ts,u,i,type,id,what,amount,cat\n"
+    f"{T0},u1,,search,,tent,3,c1\n"
+    f"{T0 + 5},u1,x,view,i1,tent,,c1\n"
+    f"{T0 + 6},u1,x,peek,i1,,,c1\n"
+    f"{T0 + 7},u1,x,buy,i1,,9.5,c1\n"
+    f"{T0 + 8},,x,peek,,,,\n"
+    f"{T0 + 9},u1,x,scroll,,,,\n"
+)
+TOLD = """query = "what"
+category_id = "cat"
+[events]
+column = "type"
+impression = "view"
+purchase = "buy"
+behaviour = ["search", "peek"]
+value = "amount"
+"""
+
+
+@pytest.mark.parametrize("fields", [OWN_IDS, FIELDS], ids=["own ids", "made up"])
+def test_rows_of_other_types_are_behaviours(tmp_path: Path, fields: str) -> None:
+    """Their type is the text, they need no item, and no join takes them for an impression."""
+    log = mapped(tmp_path, SESSION, fields + TOLD)
+    table = pl.concat(list(log.chunks()))
+    assert table["event"].to_list() == ["behaviour", "impression", "behaviour", "action"]
+    told = table.filter(pl.col("event") == "behaviour")
+    assert told.select("type", "item_id", "query", "value", "category_id").rows() == [
+        ("search", None, "tent", 3.0, "c1"),
+        ("peek", "x", None, None, "c1"),
+    ]
+    assert table["query"].null_count() == 3 and told["impression_id"].null_count() == 2
+    assert table["impression_id"][1] is not None
+    assert table["impression_id"][1] == table["impression_id"][3]
+    assert table["value"][3] == 9.5
+    assert log.tally.examples == [(5, "user_id is missing")]
+    assert log.tally.left_out == {"scroll": 1}
+    assert [json.loads(value).get("query") for value in to_records(table).values] == [
+        "tent",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_a_query_without_behaviours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MappingError, match=r"fields\.query is of behaviours"):
+        mapped(tmp_path, SESSION, FIELDS + 'query = "what"\n' + EVENTS)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.events import KINDS
 from replay.errors import LogError
 from replay.order import in_order, in_slices
 
@@ -21,13 +22,14 @@ def test_delayed_actions_are_merged_in_time_order(make: Any, steps: list[tuple[i
     batches, rows, now = [], [], 0
     for k, (gap, delay) in enumerate(steps):
         now += gap
-        rows += [make.impression(k, now), make.action(k, now + delay)]
+        rows += [make.behaviour(k, now), make.impression(k, now), make.action(k, now + delay)]
         if (k + 1) % size == 0:
             batches.append(make.frame(*rows))
             rows = []
     if rows:
         batches.append(make.frame(*rows))
-    whole = pl.concat(batches).sort("event_time", pl.col("event") == "action", maintain_order=True)
+    kind = pl.col("event").replace_strict({kind: k for k, kind in enumerate(KINDS)})
+    whole = pl.concat(batches).sort("event_time", kind, maintain_order=True)
     merged = pl.concat(list(in_order(batches, delayed=True)))
     assert make.events(merged) == make.events(whole)
 
@@ -50,6 +52,13 @@ def test_only_what_may_still_be_overtaken_waits(make: Any) -> None:
     batches = (make.frame(make.impression(k, k * 10), make.action(k, k * 10 + 5)) for k in range(100))
     heights = [table.height for table in in_order(batches, delayed=True)]
     assert len(heights) == 100 and max(heights) <= 2
+
+
+def test_behaviours_alone_do_not_wait(make: Any) -> None:
+    """Nobody else need come for them: a batch without an impression lets the ones before it go."""
+    batches = (make.frame(make.behaviour(k, k * 10), make.behaviour(k, k * 10 + 5)) for k in range(50))
+    heights = [table.height for table in in_order(batches, delayed=True)]
+    assert sum(heights) == 100 and max(heights) <= 2
 
 
 def test_slices_keep_everything_in_order(make: Any) -> None:

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from models.weights import FeatureScheme, Head, Watermarks, Weights, encode_weights
+from clients.connection import connection
+from contracts.scenario import Times
+from contracts.weights import FeatureScheme, Head, Watermarks, Weights, encode_weights
 from replay.outcome import Outcome, follow, in_words, older_than_done
 from replay.workers import TAIL, WorkerReport, _take, newest, running
-from stream.connection import connection
-from stream.scenario import Times
 
 T0 = 1_700_000_000_000
 TIMES = Times()

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 
+from contracts.events import KINDS, Action, Impression
+from contracts.scenario import Scenario
 from replay.errors import BrokerError
 from replay.pacing import Pace
 from replay.player import Player, PlayReport, play
-from stream.events import Action, Impression
-from stream.scenario import Scenario
 
 
 def portions(player: Player) -> list[Any]:
@@ -26,8 +26,8 @@ def sent(made: list[Any]) -> list[tuple[str, str, int]]:
     """(impression id, what, event time) of every record."""
     found = []
     for portion in made:
-        for is_action, value in zip(portion.records.is_action, portion.records.values, strict=True):
-            if is_action:
+        for kind, value in zip(portion.records.kinds, portion.records.values, strict=True):
+            if KINDS[kind] == "action":
                 done = msgspec.json.decode(value, type=Action)
                 found.append((done.impression_id, str(done.action), done.event_time))
             else:

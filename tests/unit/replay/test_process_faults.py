@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from contracts.scenario import Scenario
 from replay import process_faults
 from replay.cli import replay
 from replay.fault_options import parse_fault
@@ -30,7 +31,6 @@ from replay.process_faults import (
     UnsupportedPlatformError,
 )
 from replay.simulate.faults import FaultError
-from stream.scenario import Scenario
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="states are read from /proc")
 

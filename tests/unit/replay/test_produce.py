@@ -16,12 +16,12 @@ from aiokafka.structs import RecordMetadata, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clients.connection import Connection
 from replay import produce
 from replay.errors import BrokerError
 from replay.lag import lag_of
 from replay.produce import Sender, check_broker, murmur2, partitions_of
 from replay.records import Records
-from stream.connection import Connection
 
 
 @given(st.lists(st.binary(max_size=40), max_size=30))
@@ -85,7 +85,7 @@ def one_record() -> Records:
 
 
 async def stuck(bootstrap: str) -> tuple[Sender, StuckProducer]:
-    sender, producer = Sender(Connection(bootstrap), "i", "a"), StuckProducer()
+    sender, producer = Sender(Connection(bootstrap), ("i", "a", "b")), StuckProducer()
     sender._producer = producer
     sender.partitions = 1
     await sender.send(one_record(), np.array([0]))

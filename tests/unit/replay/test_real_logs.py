@@ -8,29 +8,42 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from contracts.events import EVENTS, Action, Impression
 from replay.adapters import adapter
 from replay.adapters.behaviour import IMPLICIT
 from replay.log import open_log, to_records
 from replay.source import TableLog
-from stream.events import Action, Impression
 
-#: name -> (source rows that are impressions, actions by type, first and last second)
+#: name -> (source rows that are impressions, actions by type, behaviours, first and last second)
 KNOWN = {
-    "trivago": (220_705, {"click": 9_626}, 1_541_548_955, 1_541_678_368),
-    "taobao": (98_361, {"cart": 6_063, "favourite": 3_383, "purchase": 2_493}, 1_511_658_000, 1_511_665_811),
-    "tmall": (91_015, {"cart": 1, "favourite": 3_727, "purchase": 13_346}, 1_399_737_600, 1_415_721_598),
+    "trivago": (220_705, {"click": 9_626}, 59_584, 1_541_548_939, 1_541_678_398),
+    "taobao": (
+        98_361,
+        {"cart": 6_063, "favourite": 3_383, "purchase": 2_493},
+        98_361,
+        1_511_658_000,
+        1_511_665_811,
+    ),
+    "tmall": (
+        91_015,
+        {"cart": 1, "favourite": 3_727, "purchase": 13_346},
+        91_015,
+        1_399_737_600,
+        1_415_721_598,
+    ),
 }
 FOUND = [name for name in KNOWN if adapter(name).find() is not None]
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_every_row_becomes_its_event(name: str) -> None:
-    views, by_action, first, last = KNOWN[name]
+    views, by_action, behaviours, first, last = KNOWN[name]
     log = open_log(name)
     assert isinstance(log, TableLog)
     info = log.info()
     assert info.impressions - log.tally.made_up.get(IMPLICIT, 0) == views
     assert info.by_action == by_action
+    assert info.behaviours == behaviours
     assert info.refused == 0
     assert info.first_ms is not None and info.last_ms is not None
     assert (info.first_ms // 1000, info.last_ms // 1000) == (first, last)
@@ -42,11 +55,11 @@ def test_every_record_decodes_in_order_and_finds_its_impression(name: str) -> No
     newest = 0
     for chunk in open_log(name).chunks(20_000):
         records = to_records(chunk)
-        for is_action, value in zip(records.is_action.tolist(), records.values, strict=True):
-            event = msgspec.json.decode(value, type=Action if is_action else Impression)
+        for kind, value in zip(records.kinds.tolist(), records.values, strict=True):
+            event = msgspec.json.decode(value, type=EVENTS[kind])
             assert event.event_time >= newest
             newest = event.event_time
-            if is_action:
+            if isinstance(event, Action):
                 assert shown[event.impression_id] <= event.event_time
-            else:
+            elif isinstance(event, Impression):
                 assert shown.setdefault(event.impression_id, newest) == newest

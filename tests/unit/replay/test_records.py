@@ -10,9 +10,9 @@ import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS, Action, Behaviour, Impression
 from replay.columns import conform
 from replay.records import json_lines, to_records
-from stream.events import ACTIONS, Action, Impression
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 ids = texts.filter(bool)
@@ -33,6 +33,7 @@ money = st.floats(0, 1e12, allow_nan=False)
                 "shop_id": texts | st.none(),
                 "position": st.integers(0, 32_767) | st.none(),
                 "price": money | st.none(),
+                "stock": money | st.none(),
                 "request_id": texts | st.none(),
                 "context": st.fixed_dictionaries({"city": texts, 'a"b': texts | st.none()}),
             }
@@ -43,7 +44,7 @@ money = st.floats(0, 1e12, allow_nan=False)
 )
 def test_impressions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> None:
     records = to_records(conform(pl.DataFrame(rows, infer_schema_length=None)))
-    assert not records.is_action.any()
+    assert not records.kinds.any()
     for row, key, value in zip(rows, records.keys, records.values, strict=True):
         decoded = msgspec.json.decode(value, type=Impression)
         assert key == row["user_id"].encode()
@@ -53,6 +54,7 @@ def test_impressions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> 
             assert getattr(decoded, name) == (row[name] or default)
         assert decoded.position == (row["position"] or 0)
         assert decoded.price == (row["price"] or 0.0)
+        assert decoded.stock == row["stock"]
         context = {name: text for name, text in row["context"].items() if text}
         assert (decoded.context or {}) == context
 
@@ -76,13 +78,47 @@ def test_impressions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> 
 )
 def test_actions_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> None:
     records = to_records(conform(pl.DataFrame(rows, infer_schema_length=None)))
-    assert records.is_action.all()
+    assert (records.kinds == 1).all()
     for row, value in zip(rows, records.values, strict=True):
         decoded = msgspec.json.decode(value, type=Action)
         assert decoded.action == row["action"]
         assert decoded.item_id == (row["item_id"] or "")
         assert decoded.value == (row["value"] or 0.0)
         assert (decoded.impression_id, decoded.event_time) == (row["impression_id"], row["event_time"])
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "event": st.just("behaviour"),
+                "event_time": times,
+                "user_id": ids,
+                "type": ids,
+                "item_id": texts | st.none(),
+                "category_id": texts | st.none(),
+                "shop_id": texts | st.none(),
+                "query": texts | st.none(),
+                "value": money | st.none(),
+                "context": st.fixed_dictionaries({"city": texts}) | st.none(),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_behaviours_decode_to_what_the_row_says(rows: list[dict[str, Any]]) -> None:
+    records = to_records(conform(pl.DataFrame(rows, infer_schema_length=None)))
+    assert (records.kinds == 2).all()
+    for row, key, value in zip(rows, records.keys, records.values, strict=True):
+        decoded = msgspec.json.decode(value, type=Behaviour)
+        assert key == row["user_id"].encode()
+        assert (decoded.event_time, decoded.type) == (row["event_time"], row["type"])
+        for name in ("item_id", "category_id", "shop_id", "query"):
+            assert getattr(decoded, name) == (row[name] or "")
+        assert decoded.value == (row["value"] or 0.0)
+        context = {name: text for name, text in (row["context"] or {}).items() if text}
+        assert (decoded.context or {}) == context
 
 
 def test_null_empty_and_default_fields_are_left_out(make: Any) -> None:
@@ -104,6 +140,8 @@ def test_context_of_an_action_row_is_not_sent(make: Any) -> None:
 
 
 def test_canonical_lines_name_the_event_first(make: Any) -> None:
-    lines = json_lines(make.frame(make.impression(1, 0), make.action(1, 5)), with_event=True).to_list()
+    frame = make.frame(make.impression(1, 0), make.action(1, 5), make.behaviour(1, 6))
+    lines = json_lines(frame, with_event=True).to_list()
+    assert lines[2].startswith('{"event":"behaviour","type":"look","event_time"')
     assert lines[0].startswith('{"event":"impression","impression_id":"i1"')
     assert lines[1].startswith('{"event":"action","impression_id":"i1"')

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from contracts.weights import FeatureScheme, Watermarks, Weights
 from models.online.posterior import Posterior, to_head
-from models.weights import FeatureScheme, Watermarks, Weights
 from serving.feature_view import FeatureView
 from serving.scorer import Scorer
 from state.formulas import COUNTS, TABLES, pack_row

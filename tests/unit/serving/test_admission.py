@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from models.weights import FeatureScheme, Head, Weights, encode_weights
+from contracts.weights import FeatureScheme, Head, Weights, encode_weights
 from serving.admission import Accepted, Reason, Refused
 from serving.follower import take_weights
 from serving.messages import Item, ScoreRequest

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from clients.connection import Connection
 from serving.feed import Feed, FeedSettings
-from stream.connection import Connection
 
 KEYS = Path(__file__).parents[2] / "keys"
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from contracts.events import Impression
 from serving.errors import RequestError
 from serving.messages import MAX_ITEMS, ScoreRequest, decode_request
-from stream.events import Impression
 
 ITEM = {"item_id": "a"}
 WRONG: list[tuple[Any, str]] = [

@@ -19,9 +19,9 @@ import pytest
 from aiohttp import web
 
 import serving.server
+from clients.http_errors import BodyError, unpack
 from serving.scorer import Scorer
 from serving.server import MAX_BODY, create_app
-from stream.http_errors import BodyError, unpack
 
 GOOD = b'{"user_id":"u","items":[{"item_id":"a"}]}'
 TYPE = "Content-Type: application/json"

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contracts.weights import Watermarks, Weights
 from models.deep.trunk import Trunk
 from models.online.bayes import merge
-from models.weights import Watermarks, Weights
 from serving.admission import Accepted
 from serving.errors import RequestError, ScoreNotFiniteError
 from serving.feature_view import FeatureView

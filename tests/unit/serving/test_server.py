@@ -11,12 +11,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from models.weights import LearnerMetrics, Weights
+from clients.connection import Connection
+from contracts.weights import LearnerMetrics, Weights
 from serving.follower import Follower
 from serving.messages import MAX_BATCH_ITEMS, MAX_ITEMS, BatchScores, Item, ScoreRequest, Scores
 from serving.scorer import Scorer
 from serving.server import MAX_BODY, create_app
-from stream.connection import Connection
 
 MakeWeights = Callable[..., Weights]
 Client = TestClient[web.Request, web.Application]

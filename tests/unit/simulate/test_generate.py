@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replay.columns import conform, refusals
+from contracts.events import ACTIONS
+from replay.columns import conform, kinds_of, refusals
 from replay.simulate import Double11, Double11Config, Night
 from replay.simulate.frames import TRUTH_SCHEMA
-from replay.simulate.pending import ORDER
-from stream.events import ACTIONS
+from replay.simulate.pending import BEHAVIOURS, ORDER
+from replay.simulate.sessions import LEAD_MS
 
 
 def test_equal_settings_give_equal_rows_and_other_seeds_others() -> None:
@@ -46,7 +47,7 @@ def test_the_log_is_canonical_and_hides_the_truth(night: Night) -> None:
         assert actions[column].null_count() == actions.height
     assert (
         night.log.filter(pl.col("event") == "impression")
-        .drop("action", "value")
+        .drop("action", "value", "stock", "type", "query")
         .null_count()
         .sum_horizontal()[0]
         == 0
@@ -54,10 +55,63 @@ def test_the_log_is_canonical_and_hides_the_truth(night: Night) -> None:
 
 
 def test_events_are_in_order_with_impressions_first_on_ties(night: Night) -> None:
-    key = night.log.select(
-        pl.col("event_time") * 2 + (pl.col("event") == "action").cast(pl.Int64)
-    ).to_series()
+    key = night.log["event_time"] * 3 + kinds_of(night.log)
     assert key.is_sorted()
+
+
+def test_behaviours_come_shortly_before_a_list_of_their_user(night: Night) -> None:
+    told = night.log.filter(pl.col("event") == "behaviour")
+    assert set(told["type"]) == set(BEHAVIOURS)
+    for column in ("impression_id", "request_id", "position", "price", "value", "stock", "context"):
+        assert told[column].null_count() == told.height
+    assert told.filter((pl.col("type") == "search") != pl.col("query").is_not_null()).is_empty()
+    lists = night.log.filter(pl.col("event") == "impression").select("user_id", shown="event_time")
+    lists = lists.unique().sort("shown").with_columns(event_time="shown")
+    end = night.log["event_time"].max() - LEAD_MS  # type: ignore[operator]
+    joined = told.filter(pl.col("event_time") < end).join_asof(
+        lists, on="event_time", by="user_id", strategy="forward", check_sortedness=False
+    )
+    wait = joined["shown"] - joined["event_time"]
+    assert joined.height > 5_000 and wait.null_count() == 0
+    assert wait.min() >= 0 and wait.max() <= LEAD_MS  # type: ignore[operator]
+
+
+def test_what_was_searched_and_looked_at_is_clicked_more(night: Night, shown: pl.DataFrame) -> None:
+    """Else behaviours would tell nothing; both are shares of the same lists."""
+    told = night.log.filter(pl.col("event") == "behaviour").sort("event_time")
+    people = shown.filter(~pl.col("bot")).sort("event_time")
+    searched = told.filter(pl.col("type") == "search").select("user_id", "event_time", found="category_id")
+    rows = people.join_asof(
+        searched, on="event_time", by="user_id", tolerance=LEAD_MS, check_sortedness=False
+    )
+    rows = rows.filter(pl.col("found").is_not_null())
+    same = rows["category_id"] == rows["found"]
+    assert min(same.sum(), (~same).sum()) > 3_000
+    assert rows.filter(same)["click"].mean() > 1.4 * rows.filter(~same)["click"].mean()  # type: ignore[operator]
+    looks = told.filter(pl.col("type") == "look").select("user_id", "item_id", "event_time", look="type")
+    rows = people.join_asof(
+        looks, on="event_time", by=["user_id", "item_id"], tolerance=LEAD_MS, check_sortedness=False
+    )
+    again = rows["look"].is_not_null()
+    assert again.sum() > 1_000
+    assert rows.filter(again)["click"].mean() > 1.7 * rows.filter(~again)["click"].mean()  # type: ignore[operator]
+
+
+def test_a_night_that_begins_later_has_the_behaviours_of_its_lists(night: Night) -> None:
+    later = pl.concat([log for log, _ in Double11(night.sim.config).frames(from_s=20.0)])
+    since = night.log.filter(pl.col("event_time") >= later["event_time"].min())
+    columns = ["event_time", "user_id", "item_id", "type"]
+    both = [log.filter(pl.col("event") == "behaviour").select(columns) for log in (later, since)]
+    assert both[0].height > 1_000 and both[0].equals(both[1], null_equal=True)
+
+
+def test_stock_is_what_was_left_when_the_cell_began(night: Night, shown: pl.DataFrame) -> None:
+    scarce = shown.filter(pl.col("stock").is_not_null())
+    assert 0.02 < scarce.height / shown.height < 0.3
+    falls = scarce.sort("event_time").select((pl.col("stock").diff() <= 0).over("item_id"))["stock"]
+    assert falls.drop_nulls().all()
+    index = scarce["item_id"].str.slice(1).cast(pl.Int64).to_numpy()
+    assert (scarce["stock"].to_numpy() <= night.sim.world.stock0[index]).all()
 
 
 def test_truth_has_a_row_for_each_impression_in_the_same_order(night: Night) -> None:
@@ -101,7 +155,7 @@ def test_slates_are_requests_of_one_user_at_one_time_without_repeats(shown: pl.D
     assert slates["n"].max() <= Double11Config().slate_max
 
 
-@pytest.mark.parametrize("segment", ["all", "hot", "bot", "new_item", "shifted", "top", "bottom"])
+@pytest.mark.parametrize("segment", ["all", "hot", "bot", "new_item", "shifted", "intent", "top", "bottom"])
 def test_clicks_are_calibrated_to_the_truth(shown: pl.DataFrame, segment: str) -> None:
     """Observed clicks lie within four standard deviations of the sum of true probabilities."""
     part = {
@@ -208,9 +262,12 @@ def test_summary_counts_what_is_in_the_log(night: Night) -> None:
     figures = night.sim.summary()
     assert figures["events"] == night.log.height
     counts = dict(
-        night.log.with_columns(pl.col("action").fill_null("impression"))["action"].value_counts().iter_rows()
+        night.log.with_columns(pl.col("action").fill_null(pl.col("event")))["action"]
+        .value_counts()
+        .iter_rows()
     )
-    assert {name: figures[f"{name}s"] for name in ORDER} == counts
+    assert figures["behaviours"] == counts.pop("behaviour")
+    assert {name: figures[f"{name}s"] for name in ORDER if name not in BEHAVIOURS} == counts
     assert figures["conversions_within_15_min"] == pytest.approx(0.55, abs=0.06)
     assert figures["peak_over_median_minute"] == pytest.approx(59.0, rel=0.35)  # 24 arrivals a minute: noisy
     assert figures["impressions_per_s"] == pytest.approx(1_500.0, rel=0.03)
@@ -239,7 +296,7 @@ def test_any_night_is_canonical_ordered_and_within_its_span(
     last = 0
     for log, truth in sim.frames():
         assert log.filter(refusals().is_not_null()).is_empty()
-        assert truth.height == log["action"].null_count()
+        assert truth.height == (log["event"] == "impression").sum()
         assert log["event_time"].is_sorted() and log["event_time"][0] >= last
         last = log["event_time"][-1]
         p = truth.select(pl.selectors.starts_with("p_"))

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from contracts.events import KINDS
 from replay.records import Records, to_records
 from replay.simulate import Night
 from replay.simulate.faults import FaultError
@@ -18,7 +19,7 @@ def records(night: Night) -> Records:
 
 
 def refused(records: Records) -> int:
-    return sum(not accepted(v, bool(a)) for v, a in zip(records.values, records.is_action, strict=True))
+    return sum(not accepted(v, int(k)) for v, k in zip(records.values, records.kinds, strict=True))
 
 
 def test_sound_records_are_accepted(records: Records) -> None:
@@ -37,7 +38,7 @@ def test_every_damage_is_refused_and_counted(records: Records) -> None:
 def test_damage_does_not_depend_on_how_the_stream_is_cut(records: Records) -> None:
     half = len(records) // 2
     parts = [
-        Records(records.is_action[s], records.keys[s], records.values[s], records.times[s])
+        Records(records.kinds[s], records.keys[s], records.values[s], records.times[s])
         for s in (slice(0, half), slice(half, None))
     ]
     whole, pieces = malformed([records], share=0.3, seed=9), malformed(parts, share=0.3, seed=9)
@@ -50,7 +51,7 @@ def test_damage_does_not_depend_on_how_the_stream_is_cut(records: Records) -> No
     [
         ("extra", "item_id", "nothing"),
         ("rename", "item_id", "impressions"),  # an action may do without its item
-        ("rename", "impression_id", "everything"),
+        ("rename", "impression_id", "joined"),
         ("rename", "price", "nothing"),
         ("retype", "event_time", "everything"),
         ("retype", "user_id", "everything"),
@@ -63,8 +64,14 @@ def test_schema_changes_cost_what_the_contract_says(
     since = int(records.times[len(records) // 2])
     fault = schema_change([records], kind=kind, from_ms=since, field=field)  # type: ignore[arg-type]
     (out,) = fault
-    kinds = Counter("action" if a else "impression" for a in records.is_action[records.times >= since])
-    expected = {"nothing": 0, "impressions": kinds["impression"], "everything": kinds.total()}
+    kinds = Counter(KINDS[k] for k in records.kinds[records.times >= since])
+    joined = kinds["impression"] + kinds["action"]
+    expected = {
+        "nothing": 0,
+        "impressions": kinds["impression"],
+        "joined": joined,
+        "everything": kinds.total(),
+    }
     assert fault.counts["refused"] == refused(out) == expected[what_is_refused]
     assert fault.counts["changed"] > 0
     assert [v for v, t in zip(out.values, out.times, strict=True) if t < since] == [

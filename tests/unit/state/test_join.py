@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS
 from state.errors import StateFormatError
 from state.join import CLICK, Closed, Join, JoinCounts, Joined
 from state.row_index import HashArray, hashes_of
 from state.segments import BLOCK_ROWS, Segment
 from state.store import Batch, Store
-from stream.events import ACTIONS
 
 TICK, WINDOW, LIMIT = 1000, 3000, 6000
 CART, FAVOURITE = (1 << ACTIONS.index(name) for name in ("cart", "favourite"))

@@ -159,9 +159,9 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
         from state.store import Store
         from stream.decode import Record
         from stream.engine import Engine
-        from stream.events import Impression, Watermark
+        from contracts.events import Impression, Watermark
         from stream.resume import Place
-        from stream.scenario import Learners, Scenario, Times
+        from contracts.scenario import Learners, Scenario, Times
         from stream.timeline import Source
 
         # Time passes faster here than in a worker, and less is freed.

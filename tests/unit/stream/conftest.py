@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 
+from contracts.events import EVENTS, Action, Behaviour, Impression, Watermark
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.events import Action, Impression, Watermark
 from stream.resume import Place
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 T0 = 1_700_000_000_000
@@ -117,11 +117,11 @@ class Rig:
         self.engine.advance()
         self.engine.checkpoint()
 
-    def feed(self, *events: Impression | Action, until: int | None = None) -> None:
+    def feed(self, *events: Impression | Action | Behaviour, until: int | None = None) -> None:
         """Everything in one batch a kind, partition 0; then time goes on to ``until``, ms after ``T0``."""
-        kinds: tuple[list[Any], list[Any]] = ([], [])
+        kinds: list[list[Any]] = [[] for _ in EVENTS]
         for event in events:
-            kinds[isinstance(event, Action)].append(event)
+            kinds[EVENTS.index(type(event))].append(event)
         for kind, some in enumerate(kinds):
             source = Source(kind, 0)
             if source not in self.next:
@@ -148,17 +148,22 @@ def action(number: int, at: int, kind: Any = "click", user: str = "u") -> Action
     return Action(impression_id=f"i{number}", event_time=T0 + at, user_id=user, action=kind)
 
 
+def behaviour(at: int, kind: str = "look", user: str = "u", **more: Any) -> Behaviour:
+    """A behaviour at ``at`` ms after ``T0``."""
+    return Behaviour(event_time=T0 + at, user_id=user, type=kind, **more)
+
+
 def make_logs(
     seed: int, size: int, partitions: int = 2, lateness_ms: int = 1000, start: int = 0, closed: bool = True
 ) -> Logs:
-    """A sale with clicks, carts, duplicates, skewed clocks, orphans and bad records, from ``start`` ms on.
+    """A sale with clicks, carts, looks, duplicates, skewed clocks, orphans and bad records.
 
-    Disorder within a partition stays below 1 s unless ``lateness_ms`` is larger, so that no event is late
-    however it is read. Every log ends with a watermark, unless it is not ``closed``.
+    It begins at ``start`` ms. Disorder within a partition stays below 1 s unless ``lateness_ms`` is larger,
+    so that no event is late however it is read. Every log ends with a watermark, unless it is not ``closed``.
     """
     random = np.random.default_rng(seed)
     shown_at = np.sort(random.integers(0, 12_000, size)).tolist()
-    sources = [Source(kind, p) for kind in (0, 1) for p in range(partitions)]
+    sources = [Source(kind, p) for kind in range(len(EVENTS)) for p in range(partitions)]
     events: dict[Source, list[tuple[int, Any]]] = {source: [] for source in sources}
     for number, at in enumerate(shown_at):
         user = int(random.integers(6))
@@ -177,6 +182,11 @@ def make_logs(
     for number in range(3):
         at = int(random.integers(0, 12_000))
         events[Source(1, 0)].append((at, action(10_000 + number, at)))
+    looks = np.random.default_rng([seed, 1])
+    for at in np.sort(looks.integers(0, 12_000, size // 2)).tolist():
+        user = int(looks.integers(6))
+        look = behaviour(at, user=f"u{user}", item_id=f"x{looks.integers(4)}")
+        events[Source(2, user % partitions)].append((at, look))
     logs: Logs = {}
     end = [_encode(Watermark(watermark=T0 + start + 40_000))] if closed else []
     for source, some in events.items():
@@ -263,6 +273,11 @@ def shown() -> Callable[..., Impression]:
 @pytest.fixture(scope="session")
 def done() -> Callable[..., Action]:
     return action
+
+
+@pytest.fixture(scope="session")
+def behaved() -> Callable[..., Behaviour]:
+    return behaviour
 
 
 @pytest.fixture(scope="session")

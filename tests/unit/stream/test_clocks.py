@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from contracts.events import Watermark
 from stream.decode import Record
-from stream.events import Watermark
 from stream.timeline import Source
 
 SOURCES = [Source(kind, partition) for kind in (0, 1) for partition in (0, 1)]

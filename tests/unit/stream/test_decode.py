@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from contracts.events import ACTIONS, Action, Impression
+from contracts.limits import MIN_EVENT_TIME
 from stream.decode import Decoded, Decoder, Record
-from stream.events import ACTIONS, MIN_EVENT_TIME, Action, Impression
 
 NOW = 1_700_000_000_000
 FUTURE, CLOSING = 300_000, 7_000

@@ -12,14 +12,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from contracts.scenario import Scenario
+from contracts.weights import decode_weights, encode_weights
 from models.deep.trunk import Trunk
-from models.weights import decode_weights, encode_weights
 from state.errors import StateFormatError
 from state.formulas import COUNTS, TABLES, features
 from state.store import Batch, Store
 from stream.decode import Record
 from stream.engine import Engine
-from stream.scenario import Scenario
 from stream.timeline import Source
 
 MakeRig = Callable[..., Any]
@@ -251,6 +251,59 @@ def test_statistics_of_ticks_add_up(rig: MakeRig, shown: Any, done: Any) -> None
     assert totals == [10, 1, 10, 1]
     mean_loss = sum(tick.loss[0] for tick in stats) / 10
     assert mean_loss == pytest.approx(one.engine.panel.metrics()["frozen"].log_loss, rel=1e-4)
+
+
+def test_behaviours_reach_the_tick_that_they_belong_to(
+    rig: MakeRig, shown: Any, done: Any, behaved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a tick that has nothing else; and they change nothing of what is learned."""
+    one, other = rig(), rig()
+    events = [shown(1, 100), shown(2, 2_500), done(1, 900)]
+    looks = [behaved(1_999, "search", query="tent"), behaved(50, item_id="x"), behaved(950)]
+    ticks: list[tuple[int, int, list[str]]] = []
+    tick = one.engine._tick
+
+    def watch(number: int, impressions: Any, actions: Any, behaviours: Any) -> None:
+        types = [event.type for event in behaviours.events]
+        ticks.append((number - one.T0 // 1000, len(impressions.events), types))
+        tick(number, impressions, actions, behaviours)
+
+    monkeypatch.setattr(one.engine, "_tick", watch)
+    one.feed(*events, *looks, until=20_000)
+    other.feed(*events, until=20_000)
+    assert ticks == [(0, 1, ["look", "look"]), (1, 0, ["search"]), (2, 1, [])]
+    assert one.engine.totals.behaviours_read == 3
+    assert [stats.behaviours for stats in one.engine.stats.take() if stats.behaviours] == [2, 1]
+    assert one.engine.weights_digest() == other.engine.weights_digest()
+
+
+def test_a_state_of_before_behaviours_goes_on(
+    rig: MakeRig, shown: Any, behaved: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: an upgrade loses the state. Mechanism: progress without the count and without positions."""
+    one = rig()
+    one.feed(shown(1, 100), until=20_000)
+    for source in [source for source in one.engine.intake.known if source.kind == 2]:
+        one.engine.revoke(source)
+        del one.engine.intake.known[source]
+    encode = msgspec.msgpack.encode
+
+    def older(progress: Any) -> bytes:
+        fields = msgspec.to_builtins(progress)
+        del fields["totals"]["behaviours_read"]
+        return encode(fields)
+
+    monkeypatch.setattr("stream.checkpoint.msgspec.msgpack.encode", older)
+    one.engine.checkpoint()
+    monkeypatch.undo()
+    one.store.close()
+    one.start()
+    del one.next[Source(2, 0)]
+    one.assign(*one.next)
+    assert one.engine.join.counts.impressions == 1
+    one.feed(shown(2, 30_000), behaved(30_500), until=60_000)
+    totals = one.engine.totals
+    assert (totals.impressions_read, totals.behaviours_read, totals.late) == (2, 1, 0)
 
 
 # -- weights

@@ -16,7 +16,7 @@ from stream.lane import Position
 from stream.resume import Place
 from stream.timeline import Source
 
-SOURCES = [Source(kind, partition) for kind in (0, 1) for partition in (0, 1)]
+SOURCES = [Source(kind, partition) for kind in (0, 1, 2) for partition in (0, 1)]
 #: What a worker does next: read so much of a source, run ticks, checkpoint, lose a partition, be killed.
 READ = st.tuples(st.sampled_from(SOURCES), st.integers(1, 40))
 CALM = st.lists(st.one_of(READ, st.sampled_from(["advance", "checkpoint"])), max_size=25)
@@ -67,8 +67,9 @@ def test_a_sale_leaves_something_to_compare(expected: dict[int, tuple[Any, Outco
         )
         assert join.orphans_expired == 3
         assert join.orphans_joined > 0
-        assert (totals.late, totals.refused) == (0, 8)
+        assert (totals.late, totals.refused) == (0, 12)
         assert totals.impressions_read == 90 + join.duplicate_impressions
+        assert totals.behaviours_read == 45
         assert totals.actions_read == join.actions + join.duplicate_actions + 3
     assert len({result["digest"] for _, result in expected.values()}) == 3
 

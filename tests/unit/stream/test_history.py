@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.store import Store
 from stream.engine import Engine
 from stream.history import History, LiveView
 from stream.pulse import Pulse
-from stream.scenario import Scenario, Times
 
 
 @pytest.fixture

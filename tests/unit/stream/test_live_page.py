@@ -19,8 +19,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from contracts.scenario import Scenario, Times
+from contracts.weights import LearnerMetrics
 from models.deep.locate import resolve_trunk
-from models.weights import LearnerMetrics
 from state.store import Store
 from stream.engine import Engine
 from stream.history import SECONDS, History, HotItem, LiveView, Moment
@@ -29,7 +30,6 @@ from stream.live import _page, add_pages
 from stream.notices import Notice
 from stream.pulse import Pulse
 from stream.resume import Place
-from stream.scenario import Scenario, Times
 from stream.timeline import Source
 
 ROOT = Path(__file__).parents[3]
@@ -259,7 +259,7 @@ class _Clock:
 
 def _record(history: History, engine: Engine, impressions: int) -> LiveView:
     if impressions:
-        engine.stats.seen(1000, impressions, 0)
+        engine.stats.seen(1000, impressions, 0, 0)
     history.record(engine, 0, 0)
     view = history.view()
     assert view is not None

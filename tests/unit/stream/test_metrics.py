@@ -21,16 +21,16 @@ import pytest
 from faust.types import TP
 from prometheus_client import CollectorRegistry
 
+from clients.connection import Connection
+from contracts.scenario import Scenario, Times
+from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
-from models.weights import LearnerMetrics
 from state.store import Store
-from stream.connection import Connection
 from stream.engine import Engine
 from stream.metrics import RECENT_S, WorkerMetrics
 from stream.pulse import Pulse
 from stream.resume import Place
 from stream.runtime import Runtime
-from stream.scenario import Scenario, Times
 from tests.unit.test_deploy import EXPORTED, plain
 
 Samples = dict[tuple[str, tuple[str, ...]], float]

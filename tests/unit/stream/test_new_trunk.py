@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from contracts.weights import Weights
 from models.deep.trunk import Trunk
-from models.weights import Weights
 from serving.admission import Identity, check
 from stream.new_trunk import KEPT_TRUNKS
 from tests.unit.models.conftest import write_trunk

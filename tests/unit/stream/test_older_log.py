@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from stream.decode import Record
 from stream.timeline import Source
 
-SOURCES = [Source(kind, partition) for kind in (0, 1) for partition in (0, 1)]
+SOURCES = [Source(kind, partition) for kind in (0, 1, 2) for partition in (0, 1)]
 READ = st.tuples(st.sampled_from(SOURCES), st.integers(1, 60))
 ROUGH = st.lists(
     st.one_of(READ, READ, READ, st.sampled_from(["advance", "checkpoint", "kill", "rebalance"])), max_size=40

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from contracts.scenario import Times
 from stream.pulse import Pulse
-from stream.scenario import Times
 
 
 class _Life:

@@ -17,15 +17,15 @@ import pytest
 from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
+from clients.connection import Connection
+from contracts.events import Impression, Watermark
+from contracts.scenario import Scenario, Times
 from state.errors import StateDiskError
 from state.store import Store
-from stream.connection import Connection
 from stream.decode import Record
-from stream.events import Impression, Watermark
 from stream.lane import NEVER
 from stream.resume import Place
 from stream.runtime import BrokenEngineError, Runtime
-from stream.scenario import Scenario, Times
 from stream.timeline import Source
 from tests.unit.stream.conftest import T0
 

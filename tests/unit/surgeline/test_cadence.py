@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.join import Closed
-from stream.scenario import Scenario, Times
 from surgeline.cadence import CadenceError, StaleCopies, parse_cadences
 from surgeline.evaluation import Request, evaluate
 from surgeline.rehearse import Rehearsal

@@ -10,7 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from stream.scenario import ScenarioError
+from contracts.scenario import ScenarioError
 from surgeline import cli
 from surgeline.broker import BrokerError
 

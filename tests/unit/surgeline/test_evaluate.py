@@ -14,9 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from sklearn.metrics import log_loss, roc_auc_score
 
+from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from replay.report.schema import Evaluation
-from stream.scenario import Scenario
 from surgeline.cli import main
 from surgeline.predictions import Predictions
 from surgeline.rehearse import rehearse

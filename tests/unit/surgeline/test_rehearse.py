@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
+from contracts.scenario import Features, Scenario, Times
 from models.deep.trunk import Trunk
-from stream.scenario import Features, Scenario, Times
 from surgeline.rehearse import Rehearsal, RehearsalReport, rehearse
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from kafka.errors import KafkaTimeoutError
 
 import surgeline.topics
-from stream.connection import Connection
-from stream.scenario import Scenario
-from stream.topics import TRY_MS, TopicsError, connect, wanted_topics
+from clients.connection import Connection
+from clients.topics import TRY_MS, TopicsError, connect, wanted_topics
+from contracts.scenario import Scenario
 from surgeline.cli import main
 from surgeline.topics import problems, table, wait_for_all
 
@@ -40,13 +40,13 @@ def test_sources_with_different_partition_counts_are_refused() -> None:
 
 def test_more_partitions_than_the_scenario_says_are_fine() -> None:
     """Topics grow; the scenario's number is for their making."""
-    grown = {**COMPLETE, SCENARIO.topics.actions: 16, SCENARIO.topics.impressions: 16}
+    grown = COMPLETE | dict.fromkeys(SCENARIO.topics.sources, 16)
     assert problems(grown, SCENARIO) == []
 
 
 def test_the_table_says_what_is_compacted() -> None:
     lines = table(COMPLETE, SCENARIO).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 6
     assert {line.split()[0] for line in lines if line.endswith("compact")} == {
         "surgeline-weights",
         "surgeline-features",
@@ -67,7 +67,7 @@ def test_show_does_not_wait_for_a_broker_that_is_not_there(monkeypatch: pytest.M
         attempts.append(settings["bootstrap_timeout_ms"])
         raise KafkaTimeoutError
 
-    monkeypatch.setattr("stream.topics.KafkaAdminClient", refuse)
+    monkeypatch.setattr("clients.topics.KafkaAdminClient", refuse)
     result = CliRunner().invoke(main, ["topics", "show", "--bootstrap", "127.0.0.1:1"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: no Kafka broker at 127.0.0.1:1")
@@ -87,7 +87,7 @@ def test_a_worker_waits_for_its_broker_and_says_so(
             raise error
         return client
 
-    monkeypatch.setattr("stream.topics.KafkaAdminClient", answer)
+    monkeypatch.setattr("clients.topics.KafkaAdminClient", answer)
     with caplog.at_level(logging.WARNING):
         assert connect(Connection("kafka:9092"), wait_s=3600.0) is client
     assert caplog.text.count("No Kafka broker at kafka:9092 yet") == 2

@@ -21,7 +21,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from stream.connection import Connection
+from clients.connection import Connection
 
 #: How long an answer is waited for. A broker that needs longer is slow, not unwilling.
 ANSWER_S = 3.0

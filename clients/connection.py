@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stream.scenario import MECHANISMS, PROTOCOLS, Kafka, ScenarioError, bootstrap_servers
+from contracts.scenario import MECHANISMS, PROTOCOLS, Kafka, ScenarioError, bootstrap_servers
 
 #: Every variable that says how connections are secured, not where to.
 VARIABLES = (

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from stream.patience import PortInUseError, patiently, wait_for_port
+from clients.patience import PortInUseError, patiently, wait_for_port
 
 
 def test_a_port_that_becomes_free_is_waited_for_and_that_is_said_once() -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from models.online.river_learner import RIVER_MODELS
-from stream.scenario import (
+from contracts.scenario import (
     DEFAULT_BOOTSTRAP,
     RIVER_LEARNERS,
     Features,
@@ -20,6 +19,7 @@ from stream.scenario import (
     load_scenario,
     worker_id,
 )
+from models.online.river_learner import RIVER_MODELS
 
 
 def load(tmp_path: Path, text: str) -> Scenario:
@@ -205,7 +205,7 @@ def test_an_impression_cannot_be_forgotten_before_its_label_stands(tmp_path: Pat
 )
 def test_topics_must_differ(tmp_path: Path, text: str) -> None:
     """Failure: impressions are read as actions, or dead letters are read again as events, for ever."""
-    assert "must be five different topics" in refused(tmp_path, f"[topics]\n{text}")
+    assert "must be six different topics" in refused(tmp_path, f"[topics]\n{text}")
 
 
 @pytest.mark.parametrize("values", ["60, 60", "100000.01, 100000.02"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from stream.asyncapi import document
+from contracts.asyncapi import document
 
 PUBLISHED = Path(__file__).parents[3] / "docs" / "asyncapi.json"
 
 
 def test_the_published_document_is_what_the_schemas_say() -> None:
     assert json.loads(PUBLISHED.read_text(encoding="utf-8")) == document(), (
-        "run `python -m stream.asyncapi > docs/asyncapi.json`"
+        "run `python -m contracts.asyncapi > docs/asyncapi.json`"
     )
 
 

@@ -10,9 +10,9 @@ from uuid import UUID
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from stream.connection import Connection
-from stream.refusal import check
-from stream.scenario import Scenario
+from clients.connection import Connection
+from clients.refusal import check
+from contracts.scenario import Scenario
 
 #: Largest record of the dead-letter and weights topics, in bytes. A dead letter holds a refused record in
 #: base64, so it outgrows the broker's usual limit (1 MiB) where the record itself did not; weights hold the
@@ -36,8 +36,7 @@ def wanted_topics(scenario: Scenario) -> dict[str, tuple[int, dict[str, str]]]:
     large = {"max.message.bytes": str(MAX_RECORD_BYTES)}
     compact = {"cleanup.policy": "compact", "min.cleanable.dirty.ratio": "0.1", "segment.ms": "600000"}
     return {
-        names.impressions: (names.partitions, {}),
-        names.actions: (names.partitions, {}),
+        **dict.fromkeys(names.sources, (names.partitions, {})),
         names.dead_letter: (1, large),
         names.weights: (1, compact | large),
         names.features: (names.partitions, compact),
@@ -73,17 +72,20 @@ def ensure_topics(connection: Connection, scenario: Scenario, wait_s: float = 0.
     """Create what is missing; returns every topic's partition count.
 
     A broker that does not answer yet is waited for ``wait_s``. Raises ``BrokerRefused`` where one does not
-    take us; ``TopicsError`` where none is reachable, or where impressions and actions differ in partition
-    count: a user's events would then meet in different workers.
+    take us; ``TopicsError`` where none is reachable, or where source topics differ in partition count: a
+    user's events would then meet in different workers.
     """
     wanted = wanted_topics(scenario)
     admin = connect(connection, wait_s)
     try:
         existing = partition_counts(admin, list(wanted))
+        sources = scenario.topics.sources
+        # A source topic that is added later is as wide as those that it must match, which may have grown.
+        width = next((existing[name] for name in sources if name in existing), scenario.topics.partitions)
         missing = [
             NewTopic(
                 name,
-                num_partitions=partitions,
+                num_partitions=width if name in sources else partitions,
                 replication_factor=scenario.topics.replication,
                 topic_configs=config,
             )
@@ -99,14 +101,26 @@ def ensure_topics(connection: Connection, scenario: Scenario, wait_s: float = 0.
         raise TopicsError(f"topics at {connection.bootstrap} cannot be prepared: {error}") from error
     finally:
         admin.close()
-    names = scenario.topics
     counts = {name: counts.get(name, partitions) for name, (partitions, _) in wanted.items()}
-    if counts[names.impressions] != counts[names.actions]:
-        raise TopicsError(
-            f"topic {names.impressions!r} has {counts[names.impressions]} partitions and {names.actions!r} "
-            f"has {counts[names.actions]}; they must have the same number so that a user's events meet"
-        )
+    if differ := differing(counts, scenario):
+        raise TopicsError(differ)
     return counts
+
+
+def differing(counts: dict[str, int], scenario: Scenario) -> str:
+    """What is wrong with the partition counts of the source topics, in words; empty where they agree.
+
+    >>> differing({"surgeline-impressions": 4, "surgeline-actions": 7}, Scenario()).partition(";")[0]
+    'surgeline-impressions has 4 partitions and surgeline-actions has 7'
+    """
+    first, *others = [name for name in scenario.topics.sources if name in counts] or [""]
+    for other in others:
+        if counts[first] != counts[other]:
+            return (
+                f"{first} has {counts[first]} partitions and {other} has {counts[other]}; they must have the "
+                "same number so that a user's events meet"
+            )
+    return ""
 
 
 def partition_counts(admin: KafkaAdminClient, names: list[str]) -> dict[str, int]:

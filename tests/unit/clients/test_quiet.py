@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 from mode import get_logger
 
-from stream.quiet import _CAUSES, _CONSEQUENCES, Outage
+from clients.quiet import _CAUSES, _CONSEQUENCES, Outage
 from stream.transport import Consumer
 
 REFUSED = ConnectionRefusedError(111, "Connect call failed ('127.0.0.1', 9092)")

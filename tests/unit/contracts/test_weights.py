@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from models.weights import (
+from contracts.weights import (
     FeatureScheme,
     Head,
     Watermarks,

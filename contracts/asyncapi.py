@@ -1,4 +1,4 @@
-"""The AsyncAPI document of the topics, generated from the event schemas: ``python -m stream.asyncapi``."""
+"""The AsyncAPI document of the topics, generated from the event schemas: ``python -m contracts.asyncapi``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 import msgspec
 
-from models.weights import Weights
-from stream.events import Action, DeadLetter, Impression, Watermark
-from stream.scenario import Topics
+from contracts.events import Action, Behaviour, DeadLetter, Impression, Watermark
+from contracts.scenario import Topics
+from contracts.weights import Weights
 
 #: Channel -> (topic of the default scenario, what an application does with it, message types).
 _CHANNELS: dict[str, tuple[str, str, tuple[type, ...]]] = {
     "impressions": ("impressions", "receive", (Impression, Watermark)),
     "actions": ("actions", "receive", (Action, Watermark)),
+    "behaviours": ("behaviours", "receive", (Behaviour, Watermark)),
     "deadLetters": ("dead_letter", "send", (DeadLetter,)),
     "weights": ("weights", "send", (Weights,)),
 }

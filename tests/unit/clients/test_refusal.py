@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from stream import refusal
-from stream.connection import Connection
-from stream.refusal import BrokerRefused, check
+from clients import refusal
+from clients.connection import Connection
+from clients.refusal import BrokerRefused, check
 
 KEYS = Path(__file__).parents[2] / "keys"
 Answer = Callable[[socket.socket], None]

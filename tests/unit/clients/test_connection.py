@@ -18,7 +18,7 @@ import pytest
 from aiokafka.protocol.admin import SaslAuthenticateRequest_v1
 from faust.transport.drivers.aiokafka import credentials_to_aiokafka_auth
 
-from stream.connection import (
+from clients.connection import (
     VARIABLES,
     Connection,
     ConnectionSettingsError,
@@ -26,7 +26,7 @@ from stream.connection import (
     connection,
     forget_security,
 )
-from stream.scenario import Kafka, Scenario, ScenarioError, load_scenario
+from contracts.scenario import Kafka, Scenario, ScenarioError, load_scenario
 
 KEYS = Path(__file__).parents[2] / "keys"
 CERTIFICATE, KEY, LOCKED_KEY = (

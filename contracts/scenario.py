@@ -33,7 +33,7 @@ class ScenarioError(ValueError):
 
 
 class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """Names and shape of the topics; source topics share one partition count.
+    """Names and shape of the topics; ``sources`` share one partition count.
 
     ``isolation``: ``read_committed`` leaves out records of aborted transactions, and those of open ones until
     they are committed; ``read_uncommitted`` learns from all of them.
@@ -41,6 +41,7 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 
     impressions: TopicName = "surgeline-impressions"
     actions: TopicName = "surgeline-actions"
+    behaviours: TopicName = "surgeline-behaviours"
     dead_letter: TopicName = "surgeline-dead-letter"
     weights: TopicName = "surgeline-weights"
     features: TopicName = "surgeline-features"
@@ -48,13 +49,18 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     replication: Annotated[int, msgspec.Meta(ge=1, le=16)] = 1
     isolation: Literal["read_committed", "read_uncommitted"] = "read_committed"
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The topics that events come from, in the order of ``contracts.events.KINDS``."""
+        return self.impressions, self.actions, self.behaviours
+
     def __post_init__(self) -> None:
-        names = [self.impressions, self.actions, self.dead_letter, self.weights, self.features]
+        names = [*self.sources, self.dead_letter, self.weights, self.features]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(
-                f"topics.impressions, actions, dead_letter, weights and features must be five different "
-                f"topics; {twice[0]!r} stands there twice"
+                f"topics.impressions, actions, behaviours, dead_letter, weights and features must be six "
+                f"different topics; {twice[0]!r} stands there twice"
             )
 
 
@@ -113,7 +119,7 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
 
 
 class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """How to connect to Kafka; empty: as the environment says, see ``stream.connection``.
+    """How to connect to Kafka; empty: as the environment says, see ``clients.connection``.
 
     Passwords and tokens have no field here: a scenario is shared and kept in version control.
     """
