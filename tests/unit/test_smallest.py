@@ -64,7 +64,7 @@ def sizes(room: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("room", ["state", "stream", "models", "serving"])
+@pytest.mark.parametrize("room", ["features", "state", "stream", "models", "serving"])
 def test_every_size_can_be_shrunk_in_one_place(room: str) -> None:
     named = {name for name in sizes(room) if not _is_text(name)}
     assert named - set(SMALLEST) - PART_OF_A_RESULT == set(), "give it a least value in tests/smallest.py"

@@ -1,0 +1,39 @@
+"""The features that a scenario has without a word: a flash sale's counts, and lists with sessions.
+
+No context column is named, and no row is kept of a pair of user and item that was only shown.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: As TOML would give it. Half-lives are in seconds: ten minutes, a day, a week.
+DEFAULT: dict[str, list[dict[str, Any]]] = {
+    "counts": [
+        {"keys": ["everything"], "half_lives_s": [60, 600], "velocities": ["impression"], "volumes": []},
+        {
+            "keys": ["item_id"],
+            "half_lives_s": [60, 600, 86_400],
+            "rates": ["click/impression", "purchase/click"],
+            "velocities": ["impression"],
+            "parent": ["category_id"],
+        },
+        {"keys": ["category_id"], "half_lives_s": [600, 86_400]},
+        {"keys": ["shop_id"], "half_lives_s": [600, 86_400]},
+        {"keys": ["user_id"], "half_lives_s": [600, 86_400]},
+        {"keys": ["user_id", "category_id"], "half_lives_s": [600, 86_400], "volumes": ["click"]},
+        {"keys": ["user_id", "shop_id"], "half_lives_s": [86_400], "volumes": ["click"]},
+        {"keys": ["position"], "half_lives_s": [600, 86_400], "volumes": []},
+        {"keys": ["item_id", "position"], "half_lives_s": [86_400], "volumes": [], "parent": ["item_id"]},
+        {"keys": ["touched"], "half_lives_s": [604_800], "volumes": []},
+        {"keys": ["touch_offset", "touch_age", "touches"], "half_lives_s": [604_800], "volumes": []},
+    ],
+    "session": [{}],
+    "touched": [{}],
+    "recency": [
+        {"keys": ["user_id", "item_id"], "of": ["any", "click"], "as": ["seconds", "steps", "faded"]},
+    ],
+    "price": [{}],
+    "place": [{}],
+    "list": [{"of": "price"}],
+}

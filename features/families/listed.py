@@ -1,0 +1,96 @@
+"""A number over the impressions of one list: how this one compares with the others that are shown beside it.
+
+``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``:
+log((1 + x) / (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the
+neighbour's)). ``size``: log(1 + impressions in the list) / 5. Impressions whose number is unknown are left
+out of the others' figures.
+
+Source: RecSys Challenge 2019 solutions (price rank and price beside its neighbours). Ranges: +-20.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import msgspec
+import numpy as np
+
+from features.compiled import kernel
+from features.errors import FeaturesError
+from features.events import FloatArray
+from features.family import Feature
+from features.passes import Block, Pass
+from features.scope import NUMBERS, Scope
+
+As = Literal["rank", "log_over_mean", "log_over_least", "gap_above", "gap_below", "size"]
+ALL: tuple[As, ...] = ("rank", "log_over_mean", "log_over_least", "gap_above", "gap_below", "size")
+BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
+
+
+class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
+    """``[[features.list]]``: ``of`` is a column of numbers."""
+
+    DECLARED: ClassVar[str] = "list"
+
+    of: str = "price"
+    take: tuple[As, ...] = msgspec.field(name="as", default=ALL)
+
+    def kinds(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def check(self, scope: Scope, where: str) -> None:
+        """Raises ``FeaturesError``."""
+        if self.of not in NUMBERS:
+            raise FeaturesError(f"{where}.of: no column {self.of!r}; allowed are {', '.join(NUMBERS)}")
+        if not self.take:
+            raise FeaturesError(f"{where}.as: needs at least one of {', '.join(ALL)}")
+
+    def blocks(self, scope: Scope) -> tuple[Block, ...]:
+        """None: a list is all that it needs."""
+        return ()
+
+    def features(self, scope: Scope) -> tuple[Feature, ...]:
+        """In the order of ``as``."""
+        return tuple(
+            Feature(f"list.{self.of}.{what}", *BOUNDS.get(what, (-20.0, 20.0, 0.0))) for what in self.take
+        )
+
+    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+        """See ``features.family.Family``."""
+        out = np.full((len(ALL), batch.impressions), np.nan)
+        values = batch.shown(batch.number(self.of)).astype(np.float64)
+        _compute(batch.lists.order, batch.lists.starts, values, out)
+        out[1:] = np.log(out[1:])
+        out[5] /= 5.0
+        return [out[ALL.index(what)] for what in self.take]
+
+
+@kernel
+def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
+    for k in range(len(starts) - 1):
+        begin, end = starts[k], starts[k + 1]
+        known, total, least = 0, 0.0, np.inf
+        for i in range(begin, end):
+            x = values[order[i]]
+            if x == x:
+                known += 1
+                total += x
+                least = min(least, x)
+        # Unknown ones sort to the end.
+        ordered = np.sort(values[order[begin:end]])[:known]
+        for i in range(begin, end):
+            a = order[i]
+            out[5, a] = 1.0 + end - begin
+            x = values[a]
+            if x != x:
+                continue
+            smaller = np.searchsorted(ordered, x, side="left")
+            equal = np.searchsorted(ordered, x, side="right") - smaller
+            out[0, a] = (smaller + 0.5 * equal) / known
+            out[1, a] = (1.0 + x) / (1.0 + total / known)
+            out[2, a] = (1.0 + x) / (1.0 + least)
+            if i > begin:
+                out[3, a] = (1.0 + x) / (1.0 + values[order[i - 1]])
+            if i + 1 < end:
+                out[4, a] = (1.0 + x) / (1.0 + values[order[i + 1]])

@@ -1,0 +1,108 @@
+"""The price beside what it was and beside what this user pays.
+
+``log``: log(1 + price) / 10. ``cut``: log(1 + price) minus that of the item's first price (a cut is
+negative). ``over_usual``: minus the item's slow mean. ``over_touched``, ``over_clicked``: minus the mean of
+what this user touched and clicked (half-life ``half_life_s``); ``over_last_clicked`` as over_clicked, with
+the short memory ``short_half_life_s``. Works out the key column ``price_band`` (half powers of two).
+
+Source: RecSys Challenge 2019 solutions (price beside the prices that this session clicked). Ranges: log 0..5,
+the others +-20; unknown is 0.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from features.events import FloatArray
+from features.families.count_rows import CountRows, Quantity, count_rows
+from features.families.price_rows import PriceRows
+from features.family import Feature
+from features.hashing import hash_numbers
+from features.passes import Block, Pass
+from features.scope import ANY, IMPRESSION, Scope
+
+NAMES = ("log", "cut", "over_usual", "over_touched", "over_clicked", "over_last_clicked")
+_PRICES = PriceRows()
+#: A decayed number of prices below which their mean is unknown.
+FEWEST = 1e-3
+WEIGHT, PRICED = "item_log_price", "item_priced"
+
+
+class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
+    """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs."""
+
+    DECLARED: ClassVar[str] = "price"
+
+    half_life_s: float = 86_400.0
+    short_half_life_s: float = 600.0
+    usual_half_life_s: float = 604_800.0
+    clicks: str = "click"
+
+    def kinds(self) -> tuple[str, ...]:
+        """The click."""
+        return (self.clicks,)
+
+    def check(self, scope: Scope, where: str) -> None:
+        """Nothing can be wrong."""
+
+    def provides(self) -> tuple[str, ...]:
+        """Key columns that it works out."""
+        return ("price_band",)
+
+    def blocks(self, scope: Scope) -> tuple[Block, ...]:
+        """The item's prices, and decayed sums of log prices."""
+        return (_PRICES, self._usual(scope), self._user(scope))
+
+    def features(self, scope: Scope) -> tuple[Feature, ...]:
+        """See the module."""
+        return (
+            Feature("price.log", 0.0, 5.0),
+            *(Feature(f"price.{name}", -20.0, 20.0) for name in NAMES[1:]),
+        )
+
+    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+        """See ``features.family.Family``."""
+        own = batch.shown(batch.known[WEIGHT])
+        rows = batch.raw[_PRICES]
+        seen = rows[:, 2] > 0
+        if batch.wants("price_band"):
+            band = np.where(np.isnan(own), -1.0, np.floor(own / np.log(2.0) * 2.0)).astype(np.int64)
+            batch.provide("price_band", hash_numbers(band))
+        touched, clicked = scope.numbers(ANY), scope.numbers(self.clicks)
+
+        def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
+            ran, raw = batch.read(block)
+            total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED))
+            return _minus_mean(own, raw[:, total], raw[:, number])
+
+        usual, user = self._usual(scope), self._user(scope)
+
+        return [
+            own / 10.0,
+            np.where(seen, own - rows[:, 0], np.nan),
+            over(usual, scope.numbers(IMPRESSION), self.usual_half_life_s),
+            over(user, touched, self.half_life_s),
+            over(user, clicked, self.half_life_s),
+            over(user, clicked, self.short_half_life_s),
+        ]
+
+    def _usual(self, scope: Scope) -> CountRows:
+        shown = scope.numbers(IMPRESSION)
+        quantities = (Quantity(shown, WEIGHT), Quantity(shown, PRICED))
+        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_PRICES,))
+
+    def _user(self, scope: Scope) -> CountRows:
+        quantities = tuple(
+            Quantity(scope.numbers(kind), weight)
+            for weight in (WEIGHT, PRICED)
+            for kind in (ANY, self.clicks)
+        )
+        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_PRICES,))
+
+
+def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:
+    mean: FloatArray = own - total / np.maximum(number, FEWEST)
+    return np.where(number >= FEWEST, mean, np.nan)

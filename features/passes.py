@@ -1,0 +1,188 @@
+"""What the blocks and families of a plan share while one batch runs through them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from features.compiled import kernel
+from features.events import Events, FloatArray, IntArray, Reads
+from features.hashing import Keys, cross
+from features.rows import Slots, Values
+
+
+class Block(Protocol):
+    """A part of the rows of one table, and how events move it. Blocks are values: equal ones are one.
+
+    ``key``: the table's columns. ``width``: numbers in a row. ``reads``: numbers read an impression. Where a
+    type of blocks has ``unite(blocks)``, those of one key run as the one block that it gives: ``Pass.read``
+    says which.
+    """
+
+    @property
+    def key(self) -> tuple[str, ...]: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def reads(self) -> int: ...
+
+    def needs(self) -> tuple[Block, ...]:
+        """Blocks that must have run before."""
+        ...
+
+    def kinds(self) -> tuple[int, ...]:
+        """Kinds of events that move a row, and begin one where there is none."""
+        ...
+
+    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
+        """Keys of further rows of the same table that each event needs beside its own."""
+        ...
+
+    def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
+        """Read and update ``rows`` (rows, width) in the order of ``batch.reads``; (impressions, reads).
+
+        ``slots`` (events,): the events' rows, then those of ``more_keys``; -1 where there is none.
+        """
+        ...
+
+    def merge(self, rows: Values) -> Values:
+        """One row (width,) of the rows (sources, width) that several workers keep of the same key."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Lists(NamedTuple):
+    """The impressions' lists: ``order`` sorts them by list and place; list k is from ``starts[k]`` on."""
+
+    order: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+
+
+class Pass:
+    """One batch on its way through a plan.
+
+    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression.
+    ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
+    ``keys[name]`` (events,): key columns, those that families have worked out among them.
+    ``columns[name]`` (impressions,): features that are worked out already, before they are bounded.
+    ``memo``: what families share, by a key of theirs. ``united``: the blocks that run for others.
+    ``wanted``: key columns that something asks for, or ``None`` where that is not known.
+    """
+
+    def __init__(
+        self,
+        events: Events,
+        reads: Reads,
+        united: Mapping[Block, Block] | None = None,
+        wanted: frozenset[str] | None = None,
+    ) -> None:
+        self.events = events
+        self.reads = reads
+        self.raw: dict[Block, FloatArray] = {}
+        self.known: dict[str, FloatArray] = {}
+        self.keys: dict[str, Keys] = dict(events.keys)
+        self.columns: dict[str, FloatArray] = {}
+        self.memo: dict[Any, Any] = {}
+        self._united = {} if united is None else united
+        self._wanted = wanted
+
+    @property
+    def impressions(self) -> int:
+        """How many impressions the batch has."""
+        return len(self.reads.shown)
+
+    def read(self, block: Any) -> tuple[Any, FloatArray]:
+        """The block that ran for this one, and what it has read."""
+        ran = self._united.get(block, block)
+        return ran, self.raw[ran]
+
+    def number(self, name: str) -> FloatArray:
+        """A column of numbers (events,): one of the events', or one that a block has worked out."""
+        known = self.known.get(name)
+        numbers: FloatArray = self.events.numbers[name] if known is None else known
+        return numbers
+
+    def key(self, columns: tuple[str, ...]) -> Keys:
+        """Keys of several columns together (events,)."""
+        return cross([self.keys[column] for column in columns])
+
+    def shown(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The impressions' part of a column of events."""
+        part: npt.NDArray[Any] = values[self.reads.shown]
+        return part
+
+    @cached_property
+    def places(self) -> FloatArray:
+        """The impressions' places in their lists, from 0 on."""
+        places: FloatArray = np.nan_to_num(self.shown(self.number("position")))
+        return places
+
+    @cached_property
+    def times(self) -> IntArray:
+        """When the impressions are read (ms)."""
+        times: IntArray = self.shown(self.reads.times)
+        return times
+
+    @cached_property
+    def lists(self) -> Lists:
+        """The impressions by list and place; equal places in the order of the events."""
+        numbers = self.shown(self.events.lists)
+        order = np.empty(len(numbers), dtype=np.int64)
+        starts = np.zeros(int(numbers.max(initial=-1)) + 2, dtype=np.int64)
+        _sort_lists(numbers, self.places, order, starts)
+        return Lists(order, starts)
+
+    def wants(self, name: str) -> bool:
+        """Whether anything asks for a key column that a family can work out."""
+        return self._wanted is None or name in self._wanted
+
+    def provide(self, name: str, shown: Keys) -> None:
+        """Give the impressions' values of a key column; an action has that of its impression."""
+        column = self.keys.get(name)
+        column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
+        column[self.reads.shown] = shown
+        # An action whose impression is in this batch could not bring what is worked out only now.
+        here, origins = self.joined
+        column[here] = column[origins]
+        self.keys[name] = column
+
+    @cached_property
+    def joined(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int32]]:
+        """Actions whose impressions are in this batch, and those."""
+        here = np.flatnonzero(self.events.origins >= 0)
+        return here, self.events.origins[here]
+
+
+def empty_reads(batch: Pass, block: Block) -> FloatArray:
+    """Zeros for what a block reads: the neutral value of an impression that has no row."""
+    return np.zeros((batch.impressions, block.reads))
+
+
+def newest(rows: Values, by: int) -> Values:
+    """The row with the largest number in column ``by``; of equal ones the first."""
+    row: Values = rows[int(np.argmax(rows[:, by]))]
+    return row
+
+
+@kernel
+def _sort_lists(numbers, places, order, starts):  # type: ignore[no-untyped-def]
+    # Counted into lists, then each inserted by place: lists come sorted almost always.
+    for k in numbers:
+        starts[k + 1] += 1
+    for k in range(1, len(starts)):
+        starts[k] += starts[k - 1]
+    filled = starts.copy()
+    for i in range(len(numbers)):
+        at = filled[numbers[i]]
+        filled[numbers[i]] += 1
+        while at > starts[numbers[i]] and places[order[at - 1]] > places[i]:
+            order[at] = order[at - 1]
+            at -= 1
+        order[at] = i

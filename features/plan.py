@@ -1,0 +1,227 @@
+"""The plan: declarations compiled into one pass over a batch, the same in worker, training and serving.
+
+Families and blocks run in an order in which each finds what it needs; equal blocks of several families run
+once, and blocks with the same key share the rows of one table.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from features.compiled import kernel
+from features.errors import FeaturesError
+from features.events import Events, order_reads
+from features.family import Family, Feature
+from features.hashing import Keys, hash_numbers
+from features.order import is_family, ordered, united
+from features.passes import Block, Pass
+from features.rows import Slots, Values
+from features.scope import Scope
+
+FloatArray32 = npt.NDArray[np.float32]
+
+#: The first number of every row: the newest event (ms) that it knows of.
+SEEN = 0
+HEAD = 1
+#: Columns that are worked out from an event's own, and need not be given.
+WORKED_OUT = ("hour", "everything")
+HOUR_MS, HOURS = 3_600_000, 24
+
+
+class Table(Protocol):
+    """Rows of a table, wherever they are kept. ``locate`` may replace ``values``: take it anew after it."""
+
+    @property
+    def values(self) -> Values: ...
+
+    def locate(self, keys: Keys, begin: npt.NDArray[np.bool_]) -> Slots:
+        """Row numbers, -1 where there is no row; where ``begin``, a missing row is begun."""
+        ...
+
+    def touch(self, slots: Slots) -> None:
+        """These rows (never -1) are about to change."""
+        ...
+
+
+class Layout(NamedTuple):
+    """A table: its key's columns and the numbers of a row, ``SEEN`` among them."""
+
+    key: tuple[str, ...]
+    width: int
+
+
+class Plan:
+    """``families``: (where it is declared, family). Raises ``FeaturesError`` for what cannot be used.
+
+    ``features``: the columns, in order. ``tables``: by name. ``blocks``: the table of each, and which part of
+    its rows. ``columns``: key columns that events must bring. ``remembered``: key columns that a joined
+    action must have of its impression; so must it the number ``position``.
+    """
+
+    def __init__(self, families: Sequence[tuple[str, Family]], scope: Scope) -> None:
+        self.scope = scope
+        self.families = [family for _, family in families]
+        self.features: list[Feature] = []
+        self._gives: dict[str, Family] = {}
+        self._named: dict[Family, list[str]] = {}
+        for where, family in families:
+            family.check(scope, where)
+            if family in self._named:
+                raise FeaturesError(f"{where}: is declared twice")
+            self._named[family] = []
+            for feature in family.features(scope):
+                if feature.name in self._gives:
+                    raise FeaturesError(f"{where}: gives {feature.name}, which is there already")
+                self._gives[feature.name] = family
+                self._named[family].append(feature.name)
+                self.features.append(feature)
+        self._united = united(block for family in self.families for block in family.blocks(scope))
+        self._steps = ordered(self.families, scope, self._united, self._gives)
+        self.tables: dict[str, Layout] = {}
+        self.blocks: dict[Block, tuple[str, slice]] = {}
+        for step in self._steps:
+            if not is_family(step):
+                name = table_name(step.key)
+                width = self.tables[name].width if name in self.tables else HEAD
+                self.blocks[step] = name, slice(width, width + step.width)
+                self.tables[name] = Layout(step.key, width + step.width)
+        used = {column for layout in self.tables.values() for column in layout.key}
+        used |= {column for family in self.families for column in getattr(family, "reads_keys", tuple)()}
+        self._wanted = frozenset(used)
+        used |= {"user_id", "item_id"}
+        self.columns = [c for c in sorted(used) if c not in scope.derived and c not in WORKED_OUT]
+        self.remembered = [c for c in sorted(used) if c not in WORKED_OUT]
+        # The last place is that of kinds that nothing asks for, whose number is -1.
+        self._moving = {name: np.zeros(len(scope.kinds) + 1, dtype=np.bool_) for name in self.tables}
+        for block, (name, _) in self.blocks.items():
+            self._moving[name][list(block.kinds())] = True
+        self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
+        self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
+        self._neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
+        self._columns = {feature.name: column for column, feature in enumerate(self.features)}
+
+    @property
+    def names(self) -> list[str]:
+        """The features' names."""
+        return [feature.name for feature in self.features]
+
+    @property
+    def hash(self) -> str:
+        """Of everything that decides what a row and a column mean."""
+        parts = [repr(self.scope), *map(repr, self.families), *map(repr, self.features)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def observe(
+        self, events: Events, tables: Mapping[str, Table], update: bool = True
+    ) -> tuple[FloatArray32, Pass]:
+        """Features (impressions, q) as of each impression, and the pass with what was worked out.
+
+        With ``update`` the events are counted, else they are only read for (serving).
+        """
+        batch = Pass(events, order_reads(events, update), self._united, self._wanted)
+        self._work_out(batch)
+        columns = np.empty((len(self.features), batch.impressions), dtype=np.float32)
+        slots: dict[str, Slots] = {}
+        with np.errstate(all="ignore"):
+            for step in self._steps:
+                if is_family(step):
+                    for name, values in zip(self._named[step], step.compute(batch, self.scope), strict=True):
+                        batch.columns[name] = values
+                        columns[self._columns[name]] = values
+                else:
+                    self._run(step, batch, tables, slots, update)
+        out = np.empty((batch.impressions, len(self.features)), dtype=np.float32)
+        _bound(columns, self._low, self._high, self._neutral, out)
+        return out, batch
+
+    def merge(self, table: str, rows: Values) -> Values:
+        """One row (width,) of what several workers keep of a key, (sources, width)."""
+        if len(rows) == 1:
+            own: Values = rows[0]
+            return own
+        merged = np.zeros(self.tables[table].width)
+        merged[SEEN] = rows[:, SEEN].max()
+        for block, (name, part) in self.blocks.items():
+            if name == table:
+                merged[part] = block.merge(rows[:, part])
+        return merged
+
+    def _run(
+        self, block: Block, batch: Pass, tables: Mapping[str, Table], slots: dict[str, Slots], update: bool
+    ) -> None:
+        name, part = self.blocks[block]
+        table, events = tables[name], batch.events
+        own = slots.get(name)
+        if own is None:
+            begin = self._moving[name][events.kinds] if update else np.zeros(len(events), dtype=np.bool_)
+            own = slots[name] = table.locate(batch.key(self.tables[name].key), begin)
+            if update:
+                moved, newest = np.empty(len(own), dtype=np.int32), np.empty(len(own))
+                count = _moved(own, begin, events.times, moved, newest)
+                table.touch(moved[:count])
+                _see(table.values, moved[:count], newest)
+        more = []
+        for keys in block.more_keys(batch):
+            found = table.locate(keys, np.zeros(len(keys), dtype=np.bool_))
+            if update:
+                table.touch(found[found >= 0])
+            more.append(found)
+        batch.raw[block] = block.run(batch, table.values[:, part], own, *more)
+
+    def _work_out(self, batch: Pass) -> None:
+        events = batch.events
+        if batch.wants("hour"):
+            batch.keys["hour"] = hash_numbers(events.times // HOUR_MS % HOURS)
+        batch.keys["everything"] = np.ones(len(events), dtype=np.uint64)
+        place = events.numbers["position"] + 1.0
+        # An action has the place of its impression, also where it came without.
+        joined, origins = batch.joined
+        place[joined] = place[origins]
+        batch.known["place_from_1"], batch.known["placed"] = place, np.where(np.isnan(place), np.nan, 1.0)
+
+
+def table_name(key: Sequence[str]) -> str:
+    """The name of the table with this key.
+
+    >>> table_name(["user_id", "item_id"])
+    'user_id*item_id'
+    """
+    return "*".join(key)
+
+
+@kernel
+def _moved(slots, begin, times, moved, newest):  # type: ignore[no-untyped-def]
+    count = 0
+    for i in range(len(slots)):
+        if begin[i] and slots[i] >= 0:
+            moved[count] = slots[i]
+            newest[count] = float(times[i])
+            count += 1
+    return count
+
+
+@kernel
+def _see(values, slots, newest):  # type: ignore[no-untyped-def]
+    for i in range(len(slots)):
+        values[slots[i], 0] = max(values[slots[i], 0], newest[i])
+
+
+@kernel
+def _bound(columns, low, high, neutral, out):  # type: ignore[no-untyped-def]
+    # A few impressions at a time, so that what is read and what is written stay near.
+    for begin in range(0, out.shape[0], 16):
+        for k in range(out.shape[1]):
+            for i in range(begin, min(begin + 16, out.shape[0])):
+                x = columns[k, i]
+                if x != x:
+                    x = neutral[k]
+                elif x < low[k]:
+                    x = low[k]
+                elif x > high[k]:
+                    x = high[k]
+                out[i, k] = x
