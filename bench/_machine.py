@@ -15,8 +15,8 @@ import psutil
 
 from bench._registry import BenchError
 from clients.connection import forget_security
-from surgeline.broker import Broker, BrokerUnavailable, kafka_home
-from surgeline.broker import BrokerError as StartError
+from surgeline.local.broker import Broker, BrokerUnavailable, kafka_home
+from surgeline.local.broker import BrokerError as StartError
 
 PACKAGES = ("faust-streaming", "aiokafka", "msgspec", "numpy", "river", "rocksdict")
 

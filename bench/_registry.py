@@ -10,6 +10,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
+from contracts.errors import SurgelineError
+
 Result = dict[str, Any]
 
 
@@ -52,7 +54,7 @@ FIGURES: dict[str, Entry] = {
 }
 
 
-class BenchError(RuntimeError):
+class BenchError(SurgelineError, RuntimeError):
     """A figure could not be measured, or what ran did not do its job: there is no number then."""
 
 

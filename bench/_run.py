@@ -20,15 +20,17 @@ from kafka.errors import KafkaError
 
 from bench._registry import BenchError, Result
 from clients.connection import connection
+from clients.launch import Child
 from contracts.events import BEHAVIOUR
 from contracts.scenario import Scenario, Topics
 from contracts.weights import Weights, decode_weights
 from models.train import train_from_log
-from replay.log import RecordedLog, open_log, write_log
+from replay.files import write_log
+from replay.log import RecordedLog
+from replay.open_log import open_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
-from surgeline.broker import HOST, free_port
-from surgeline.launch import Child
+from surgeline.local.broker import HOST, free_port
 
 PARTITIONS = 4
 HIDDEN = 32

@@ -13,10 +13,10 @@ import msgspec
 from bench._registry import BenchError, Result
 from bench._run import PARTITIONS, Run, create, last_weights, say, worker, write_scenario
 from bench._watch import Counts, Rate, Sample, between, get, prometheus, steady, watch
+from clients.launch import Child
 from contracts.events import ACTIONS
 from replay.player import PlayReport
 from state.formulas import TABLES
-from surgeline.launch import Child
 
 #: Share of the agent's events that are its warm-up.
 WARM_UP = 1.0 / 3.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import psutil
 
 from bench._registry import BenchError
-from surgeline.launch import Child
+from clients.launch import Child
 
 #: Nothing is known about a process within this long after its start, or it makes no progress for as long.
 PATIENCE_S = 120.0

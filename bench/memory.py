@@ -9,11 +9,11 @@ a burst: resident memory before it, at its peak, and once it is over and forgott
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 from bench import _machine
 from bench._registry import BenchError, Options, Result
+from clients.launch import finish
 
 #: A remembered impression must be at least this many times smaller than the peer's, and no larger than this.
 LIMIT_TO_PLAIN = 20.0
@@ -54,7 +54,7 @@ def measure(options: Options) -> Result:
 def _side(side: str, rows: int) -> Result:
     print(f".. {side}", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "bench._memory_sides", side, str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = finish(command)
     if done.returncode:
         raise BenchError(f"{side} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     result: Result = json.loads(done.stdout)

@@ -20,6 +20,8 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from aiohttp.web_request import BaseRequest
 from aiohttp.web_server import Server
 
+from contracts.errors import SurgelineError
+
 logger = logging.getLogger(__name__)
 
 JSON = "application/json"
@@ -40,7 +42,7 @@ def error(status: int, message: str, field: str = "") -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(told), content_type=JSON)
 
 
-class BodyError(Exception):
+class BodyError(SurgelineError):
     """A body that cannot be had; ``status`` and ``str`` are for the caller."""
 
     def __init__(self, status: int, message: str) -> None:

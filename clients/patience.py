@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from contracts.errors import SurgelineError
+
 T = TypeVar("T")
 
 #: How long something that another process holds is waited for; an orderly stop takes two or three seconds.
@@ -22,7 +24,7 @@ _TRY_EVERY_S = 0.2
 logger = logging.getLogger(__name__)
 
 
-class PortInUseError(OSError):
+class PortInUseError(SurgelineError, OSError):
     """Another process listens there."""
 
 

@@ -22,6 +22,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from clients.connection import Connection
+from contracts.errors import SurgelineError
 
 #: How long an answer is waited for. A broker that needs longer is slow, not unwilling.
 ANSWER_S = 3.0
@@ -31,7 +32,7 @@ AGAIN_S = 0.3
 _HELLO = struct.pack(">ihhih", 10, 18, 0, 7, -1)
 
 
-class BrokerRefused(RuntimeError):  # noqa: N818 - what the broker did
+class BrokerRefused(SurgelineError, RuntimeError):  # noqa: N818 - what the broker did
     """A broker answers, and does not take us as we come; the message says what to change."""
 
 

@@ -12,6 +12,7 @@ from kafka.errors import KafkaError, TopicAlreadyExistsError
 
 from clients.connection import Connection
 from clients.refusal import check
+from contracts.errors import SurgelineError
 from contracts.scenario import Scenario
 
 #: Largest record of the dead-letter and weights topics, in bytes. A dead letter holds a refused record in
@@ -26,7 +27,7 @@ BROKER_WAIT_S = 25.0
 logger = logging.getLogger(__name__)
 
 
-class TopicsError(RuntimeError):
+class TopicsError(SurgelineError, RuntimeError):
     """The topics cannot be used as they are, or the broker cannot be reached."""
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from contracts.errors import SurgelineError
+
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
 #: What Kafka takes as the name of a topic or of a group's member; "." and ".." are no names.
 NAME = r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z"
@@ -28,7 +30,7 @@ MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _SERVER = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}\Z"
 
 
-class ScenarioError(ValueError):
+class ScenarioError(SurgelineError, ValueError):
     """The scenario cannot be used; the message names the field and what is allowed."""
 
 
@@ -37,6 +39,12 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 
     ``isolation``: ``read_committed`` leaves out records of aborted transactions, and those of open ones until
     they are committed; ``read_uncommitted`` learns from all of them.
+
+    ``impressions``: where impressions are read from. ``actions``: where actions are read from.
+    ``dead_letter``: where refused records go, with the reason. ``weights``: where workers publish weights and
+    serving reads them (compacted). ``features``: where workers publish feature rows and serving reads them
+    (compacted). ``partitions``: of each source topic, where `surgeline topics` creates it.
+    ``replication``: of every topic that it creates.
     """
 
     impressions: TopicName = "surgeline-impressions"
@@ -67,6 +75,7 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Event-time rules, all in seconds.
 
+    ``tick_s``: how often the engine learns, checkpoints and publishes.
     ``label_window_s``: an impression becomes a sample this long after it was shown; clicks until then
     decide its label. ``join_limit_s``: an impression is remembered this long for later actions and for
     dropping duplicates, and an action waits this long for its impression. ``lateness_s``: how far the
@@ -91,7 +100,8 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 class Features(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Real-time features: decayed counts at these half-lives (seconds) and smoothed rates.
 
-    ``smoothing`` is the number of pseudo-impressions at the global rate. ``cached_rows`` bounds the rows
+    ``half_lives_s``: after so long a count is worth half; one column of every count and rate for each.
+    ``smoothing``: pseudo-impressions at the global rate that every rate begins with. ``cached_rows``: rows
     that each table keeps in memory; the rest stay in RocksDB.
     """
 
@@ -105,10 +115,10 @@ class Features(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
 class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The online experts.
 
-    ``prior_precision`` pulls the last layer to the frozen one, ``feature_prior_precision`` pulls weights
-    of real-time features to zero; ``half_life_s`` is the forgetting of old evidence (event time).
-    ``river`` names River learners; each learns at most ``river_samples_per_tick`` samples a tick (what
-    is skipped is counted).
+    ``prior_precision``: how strongly the last layer is pulled to the frozen one. ``feature_prior_precision``:
+    how strongly weights of real-time features are pulled to zero. ``half_life_s``: after so long, in event
+    time, old evidence is worth half. ``river``: River learners, of ftrl, logistic and sgd, none twice.
+    ``river_samples_per_tick``: what each of these learns in a tick at most; what it skips is counted.
     """
 
     prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 5.0
@@ -122,6 +132,11 @@ class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     """How to connect to Kafka; empty: as the environment says, see ``clients.connection``.
 
     Passwords and tokens have no field here: a scenario is shared and kept in version control.
+
+    ``security_protocol``: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL. ``sasl_mechanism``: PLAIN,
+    SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER. ``sasl_username``: who connects. ``ssl_cafile``: the
+    certificates that a broker's is checked with. ``ssl_certfile``: our own certificate, where brokers ask for
+    one. ``ssl_keyfile``: its key. ``ssl_check_hostname``: whether a broker's certificate must name its host.
     """
 
     security_protocol: str = ""
@@ -140,7 +155,11 @@ class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 
 
 class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote."""
+    """All settings of an engine.
+
+    ``name``: names the consumer group and the state folder. ``trunk``: the folder of a trunk that `surgeline
+    train` wrote; empty: the home folder's, where there is one.
+    """
 
     name: TopicName = "surgeline"
     trunk: str = ""

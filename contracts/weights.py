@@ -12,10 +12,12 @@ from typing import Annotated
 
 import msgspec
 
+from contracts.errors import SurgelineError
+
 SCHEMA_VERSION = 1
 
 
-class WeightsError(ValueError):
+class WeightsError(SurgelineError, ValueError):
     """The weights message cannot be used; the message says why."""
 
 

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from contracts.errors import SurgelineError
 from models.deep.chance import WORTHWHILE_AUC, auc_interval, clicks_to_tell
 from models.deep.manifest import Training
 from models.deep.samples import Samples
@@ -28,7 +29,7 @@ _OPTIONAL: dict[str, tuple[pl.DataType, object]] = {
 }
 
 
-class TrainError(ValueError):
+class TrainError(SurgelineError, ValueError):
     """The log cannot be trained on; the message says what is missing."""
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from contracts.scenario import load_scenario
-from replay.log import LogInfo, RecordedLog, open_log, write_log
+from replay.files import write_log
+from replay.log import LogInfo, RecordedLog
+from replay.open_log import open_log
 from replay.pacing import TIME_MODES, ArrivalCurve, is_curve, retime
 
 #: A log whose files are no larger is counted before it is replayed, for the time that is left.
@@ -184,7 +186,7 @@ def export(log: str, out: Path, other: str | None, limit: int | None, mapping: P
 @click.command()
 def logs() -> None:
     """List the logs that are known by name, and whether their data is here."""
-    from replay.adapters import ADAPTERS, adapter
+    from replay.adapters.registry import ADAPTERS, adapter
 
     for name in ADAPTERS:
         module = adapter(name)

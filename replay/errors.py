@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contracts.errors import SurgelineError
 
-class ReplayError(RuntimeError):
+
+class ReplayError(SurgelineError, RuntimeError):
     """Base of everything that `replay/` raises on purpose; the command line prints it without a trace."""
 
 

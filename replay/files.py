@@ -105,8 +105,9 @@ def _events(part: pl.DataFrame, types: cells.Types, fields: list[str]) -> pl.Dat
     return part.select(*picked, pl.coalesce(reasons).alias("_reason"))
 
 
-def write_frames(frames: Iterable[pl.DataFrame], path: Path) -> int:
-    """Write canonical frames to ``path`` by its suffix; returns the number of events."""
+def write_log(frames: Iterable[pl.DataFrame], to: str | os.PathLike[str]) -> int:
+    """Write canonical frames to a file (.parquet, .jsonl or .ndjson); returns the number of events."""
+    path = Path(to)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

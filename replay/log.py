@@ -1,23 +1,20 @@
-"""The recorded log: what it is, and how to open one by name or by path.
+"""The recorded log: what every adapter gives, and everything that reads a log takes.
 
 A log yields canonical frames (`replay.columns`) in event-time order; at equal times impressions come
-before actions, and these before behaviours. `open_log` knows the adapters by name, reads canonical Parquet or
-JSONL or CSV files, and any other table through a TOML column mapping.
+before actions, and these before behaviours. `replay.open_log` opens one by name or by path,
+`replay.files.write_log` writes one.
 """
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import polars as pl
 
 from replay.columns import ACTION, BEHAVIOUR, COLUMNS, IMPRESSION, SCHEMA
-from replay.errors import LogNotFoundError
 from replay.records import Records, to_records
 
 __all__ = [
@@ -29,10 +26,8 @@ __all__ = [
     "LogInfo",
     "RecordedLog",
     "Records",
-    "open_log",
     "summarise",
     "to_records",
-    "write_log",
 ]
 
 CHUNK_ROWS = 65_536
@@ -107,42 +102,3 @@ def summarise(log: RecordedLog) -> LogInfo:
         behaviours=by_type.total(),
         by_type=dict(sorted(by_type.items())),
     )
-
-
-def open_log(
-    name_or_path: str | os.PathLike[str], mapping: str | os.PathLike[str] | None = None
-) -> RecordedLog:
-    """Open a log by adapter name (``obd``), ``name:path``, canonical file, or table with a ``mapping``.
-
-    Raises ``LogNotFoundError`` that lists the known names where nothing fits, ``MappingError`` for a
-    wrong mapping, ``LogError`` for a file that cannot be read.
-    """
-    # Imported here: adapters are built on this module.
-    from replay.adapters import ADAPTERS, open_adapter
-    from replay.files import CANONICAL_SUFFIXES, FileLog
-
-    text = os.fspath(name_or_path)
-    if mapping is not None:
-        from replay.adapters.mapping import open_mapped
-
-        return open_mapped(Path(text), Path(mapping))
-    name, _, rest = text.partition(":")
-    if name in ADAPTERS:
-        return open_adapter(name, Path(rest) if rest else None)
-    path = Path(text)
-    if path.is_file():
-        if path.suffix not in CANONICAL_SUFFIXES:
-            raise LogNotFoundError(
-                f"{text}: a canonical log ends in {', '.join(CANONICAL_SUFFIXES)}; "
-                "for any other file give --mapping M.toml"
-            )
-        return FileLog(path)
-    known = ", ".join(ADAPTERS)
-    raise LogNotFoundError(f"{text}: neither a file nor a known log; known are: {known}")
-
-
-def write_log(frames: Iterator[pl.DataFrame], path: str | os.PathLike[str]) -> int:
-    """Write canonical frames to ``path`` (.parquet or .jsonl) and return the number of events."""
-    from replay.files import write_frames
-
-    return write_frames(frames, Path(path))

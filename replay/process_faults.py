@@ -14,7 +14,6 @@ import contextlib
 import os
 import re
 import signal
-import subprocess
 import threading
 import time
 import zlib
@@ -28,6 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clients.launch import finish, guardian
 from replay.fault_options import OF_PROCESSES, Fault, parse_fault
 from replay.simulate.faults import FaultError
 
@@ -194,26 +194,20 @@ class ProcessFaults:
 def _guarded(targets: Sequence[int]) -> Iterator[None]:
     """At its end, and at ours if that comes first, every target gets SIGCONT."""
     argv = ["/bin/sh", "-c", _GUARDIAN, "surgeline-guardian", *map(str, targets)]
-    guardian = subprocess.Popen(
-        argv,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    assert guardian.stdin is not None and guardian.stdout is not None
+    guard = guardian(argv)
+    assert guard.stdin is not None and guard.stdout is not None
     try:
         # It has said that it is there before anything is stopped.
-        guardian.stdout.readline()
+        guard.stdout.readline()
         yield
     finally:
         for target in targets:
             # A broker that died in the meantime needs none.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(target, signal.SIGCONT)
-        guardian.stdin.close()
-        guardian.wait()
-        guardian.stdout.close()
+        guard.stdin.close()
+        guard.wait()
+        guard.stdout.close()
 
 
 def _find(name: str, pid: int | None) -> _Process:
@@ -276,8 +270,7 @@ def _owner(pid: int) -> int | None:
 
 
 def _ps(pid: int, column: str) -> str | None:
-    run = subprocess.run(["ps", "-o", f"{column}=", "-p", str(pid)], capture_output=True, text=True)
-    return run.stdout.strip() or None
+    return finish(["ps", "-o", f"{column}=", "-p", str(pid)]).stdout.strip() or None
 
 
 def _family(pid: int) -> set[int]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contracts.errors import SurgelineError
 
-class ServingError(Exception):
+
+class ServingError(SurgelineError):
     """Anything that serving raises on purpose."""
 
 

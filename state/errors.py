@@ -12,6 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from contracts.errors import SurgelineError
+
 #: What decoders of stored bytes raise where the bytes are not what was written.
 _UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, LookupError, ArithmeticError, RecursionError)
 #: errno of an operating system's error in RocksDB's text, which names it in words only.
@@ -29,7 +31,7 @@ _WHAT_HELPS = {
 }
 
 
-class StateError(RuntimeError):
+class StateError(SurgelineError, RuntimeError):
     """The state cannot be used; the message says what to do."""
 
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import SurgelineError
+
 FloatArray = npt.NDArray[np.float64]
 
 #: What is counted, in column order. Append only: rows on disk and in topics are laid out by it.
@@ -28,7 +30,7 @@ BASE_WEIGHT = 50.0
 VOLUME_SCALE = 5.0
 
 
-class RowFormatError(ValueError):
+class RowFormatError(SurgelineError, ValueError):
     """The bytes of a feature row do not fit the number of half-lives in use."""
 
 

@@ -23,6 +23,7 @@ from clients.patience import wait_for_port
 from clients.quiet import install as quieten
 from clients.refusal import BrokerRefused
 from clients.topics import BROKER_WAIT_S, TopicsError, ensure_topics
+from contracts.errors import SurgelineError
 from contracts.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
@@ -53,7 +54,7 @@ class SurgelineWorker(faust.Worker):
                     self._starting_fut.exception()
 
 
-class WebPortError(RuntimeError):
+class WebPortError(SurgelineError, RuntimeError):
     """Metrics and live page cannot listen where they should; the message says how to change it."""
 
 

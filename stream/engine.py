@@ -22,6 +22,7 @@ from models.online.panel import Panel
 from state.features import RealTimeFeatures
 from state.formulas import COUNTS, TABLES
 from state.join import Closed, Join, Joined
+from state.keys import check_format
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
@@ -62,6 +63,7 @@ class Engine:
         source: str = "0",
         clock: Clock | None = None,
     ) -> None:
+        check_format(store)
         times, learners = scenario.times, scenario.learners
         self.scenario = scenario
         self.store = store

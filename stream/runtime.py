@@ -25,6 +25,7 @@ from clients.connection import Connection
 from clients.patience import patiently
 from clients.refusal import BrokerRefused
 from clients.topics import TopicsError, topic_ids
+from contracts.errors import SurgelineError
 from contracts.scenario import Scenario, home
 from contracts.weights import Weights, WeightsError
 from models.deep.locate import resolve_trunk
@@ -59,7 +60,7 @@ BUFFER_LIMIT = 30_000
 GC_THRESHOLDS = (100_000, 50, 1000)
 
 
-class BrokenEngineError(RuntimeError):
+class BrokenEngineError(SurgelineError, RuntimeError):
     """The engine failed before and does nothing more; ``Runtime.fault`` says how."""
 
 

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import click
 
-#: Packages whose errors are written for people: one line, no traceback.
-ROOMS = frozenset({"contracts", "clients", "stream", "state", "models", "serving", "replay", "surgeline"})
+from contracts.errors import SurgelineError
 
 
 class Lazy(NamedTuple):
@@ -20,16 +19,20 @@ class Lazy(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Lazy("surgeline.demo", "command", "A flash sale on this machine, start to end."),
-    "closed-loop": Lazy("surgeline.closed_loop", "command", "A night ranked by the engine while it learns."),
-    "broker": Lazy("surgeline.broker", "command", "Run a broker on this machine until Ctrl-C."),
+    "demo": Lazy("surgeline.local.demo", "command", "A flash sale on this machine, start to end."),
+    "closed-loop": Lazy(
+        "surgeline.closed_loop.command", "command", "A night ranked by the engine while it learns."
+    ),
+    "broker": Lazy("surgeline.local.broker", "command", "Run a broker on this machine until Ctrl-C."),
     "topics": Lazy("surgeline.topics", "command", "Create the scenario's topics, or show them."),
     "train": Lazy("surgeline.train", "command", "Train a trunk from a recorded log."),
-    "worker": Lazy("surgeline.worker", "command", "Run one engine worker (Faust)."),
+    "worker": Lazy("surgeline.local.worker", "command", "Run one engine worker (Faust)."),
     "serve": Lazy("serving.cli", "serve", "Score over HTTP with the newest weights."),
     "simulate": Lazy("replay.simulate.cli", "simulate", "Write a simulated sale as a recorded log."),
     "replay": Lazy("replay.cli", "replay", "Send a recorded log to Kafka at its own pace or faster."),
-    "evaluate": Lazy("surgeline.evaluate", "command", "Rehearse a log without a broker and report."),
+    "evaluate": Lazy(
+        "surgeline.evaluation.command", "command", "Rehearse a log without a broker and report."
+    ),
     "logs": Lazy("replay.cli", "logs", "List the recorded logs that are known by name."),
     "inspect": Lazy("replay.cli", "inspect_log", "Describe a recorded log."),
     "export": Lazy("replay.cli", "export", "Write a recorded log in the canonical columns."),
@@ -39,15 +42,9 @@ COMMANDS = {
 class OneLine(click.ClickException):
     """One of our typed errors as a message: status 2 for wrong input (``ValueError``), else 1."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: SurgelineError) -> None:
         super().__init__(str(error) or type(error).__name__)
         self.exit_code = 2 if isinstance(error, ValueError) else 1
-
-
-def is_ours(error: Exception) -> bool:
-    """Whether the error is a typed one of our rooms, and not a plain bug."""
-    room = type(error).__module__.partition(".")[0]
-    return room in ROOMS and isinstance(error, ValueError | RuntimeError)
 
 
 class LazyGroup(click.Group):
@@ -72,10 +69,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, RuntimeError) as error:
-            # click's own Exit and Abort are RuntimeErrors too; they are not ours and pass.
-            if not is_ours(error):
-                raise
+        except SurgelineError as error:
             raise OneLine(error) from error
 
 

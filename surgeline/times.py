@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from contracts.errors import SurgelineError
 
-class TimeError(ValueError):
+
+class TimeError(SurgelineError, ValueError):
     """A text is no time; the message says what is."""
 
 

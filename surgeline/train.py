@@ -12,7 +12,9 @@ import polars as pl
 from contracts.scenario import home
 from models.deep.trunk import Trunk, TrunkError
 from models.train import TrainError, TrainReport, train_from_log
-from replay.log import RecordedLog, open_log, write_log
+from replay.files import write_log
+from replay.log import RecordedLog
+from replay.open_log import open_log
 from surgeline.times import parse_time, stamp
 
 

@@ -34,8 +34,8 @@ SMALLEST: dict[str, float] = {
     "stream.publish.ROWS_A_TURN": 1,
     "stream.runtime.BUFFER_LIMIT": 1,
     "stream.transport.FULL_WAIT_S": 0.0,
-    "surgeline.predictions.FLUSH_ROWS": 1,
-    "surgeline.rehearse.CHECKPOINT_S": 0.0,
+    "surgeline.evaluation.predictions.FLUSH_ROWS": 1,
+    "surgeline.evaluation.rehearse.CHECKPOINT_S": 0.0,
 }
 #: ``features.cached_rows``, whatever the scenario says: a scenario may not be so mean.
 CACHED_ROWS = 1

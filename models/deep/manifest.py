@@ -8,6 +8,8 @@ from typing import Annotated
 
 import msgspec
 
+from contracts.errors import SurgelineError
+
 SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "trunk.safetensors"
@@ -21,7 +23,7 @@ BUCKET_BITS = 24
 Size = Annotated[int, msgspec.Meta(ge=1, le=65_536)]
 
 
-class TrunkError(ValueError):
+class TrunkError(SurgelineError, ValueError):
     """A trunk folder cannot be used; the message names the file and what is wrong."""
 
 

@@ -14,13 +14,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import SurgelineError
+
 CODEC_VERSION = 1
 
 FloatArray = npt.NDArray[np.float64]
 Value = int | float | str
 
 
-class LearnerStateError(ValueError):
+class LearnerStateError(SurgelineError, ValueError):
     """A saved state does not fit the learner that should take it up; the message says why."""
 
 

@@ -11,6 +11,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from clients.launch import finish
 from replay.errors import DownloadError
 
 PACKAGE = "obp==0.4.1"
@@ -70,7 +71,7 @@ def _download(scratch: Path) -> Path:
         f"Get {WHEEL} from PyPI by hand, unpack {_INSIDE} from it, and name that folder in SURGELINE_OBD"
     )
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        done = finish(command, _TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise DownloadError(f"obd: pip could not be run: {error}. {by_hand}") from error
     if done.returncode != 0:

@@ -24,6 +24,8 @@ from replay.simulate.frames import FrameMaker
 from replay.simulate.pending import ORDER, Pending, actions, behaviours, in_order
 from replay.simulate.policy import Regret, add_regret, make_rank, slates
 from replay.simulate.sessions import LEAD_MS, LOOK_BEFORE_S, LOOKS, SEARCH, SEARCH_BEFORE_S, Visits
+from replay.simulate.shown import Shown
+from replay.simulate.summary import summarise
 from replay.simulate.tally import Tally
 from replay.simulate.world import Rank, Requests, Response, World
 
@@ -39,26 +41,6 @@ class Block:
     from_ms: int
     until_ms: int
     expected: float
-
-
-@dataclass(slots=True)
-class Shown:
-    """N impressions of a block in order; ``t_ms`` after the start, ``request`` runs over the stream.
-
-    ``stock``: units left when the block began, -1 where there are plenty. ``interest``: of the session.
-    """
-
-    serial: np.ndarray
-    t_ms: np.ndarray
-    t: np.ndarray
-    user: np.ndarray
-    item: np.ndarray
-    position: np.ndarray
-    channel: np.ndarray
-    request: np.ndarray
-    price: np.ndarray
-    stock: np.ndarray
-    interest: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,9 +172,7 @@ class Double11:
 
     def summary(self) -> dict[str, Any]:
         """Figures of what was generated so far, beside the published ones; see `summary.py`."""
-        from replay.simulate.summary import summarise
-
-        return summarise(self)
+        return summarise(self.config, self.tally, self.world, self.regret, self.pending.largest)
 
     def _foreseen(self, blocks: Iterable[Block]) -> Iterator[Arrivals]:
         """The arrivals of each block, once the behaviours that lead to the lists after it are known."""

@@ -7,24 +7,27 @@ from typing import Any
 
 import numpy as np
 
+from replay.simulate.config import Double11Config
 from replay.simulate.curve import TMALL, WORLDCUP98
 from replay.simulate.delays import TAOBAO, WITHIN_SHARE
-from replay.simulate.generate import Double11
 from replay.simulate.pending import BEHAVIOURS, ORDER
-from replay.simulate.tally import AFTER, BEFORE
+from replay.simulate.policy import Regret
+from replay.simulate.tally import AFTER, BEFORE, Tally
+from replay.simulate.world import World
 
 #: Share of a day's actions on the Double 11 of the two days around midnight (Tmall).
 TMALL_AFTER = TMALL["day_gain"] / (1.0 + TMALL["day_gain"])
 TMALL_TOP_1 = 0.144
 
 
-def summarise(sim: Double11) -> dict[str, Any]:
-    """Figures of everything ``sim`` has generated so far. Shares and rates are fractions; times seconds.
+def summarise(
+    config: Double11Config, tally: Tally, world: World, regret: Regret, largest_pending: int
+) -> dict[str, Any]:
+    """Figures of everything that was generated so far. Shares and rates are fractions; times seconds.
 
     ``unseen`` actions were due after the end or the longest delay; ``refused`` purchases found no stock.
     ``ctr`` and ``cvr`` are of people, by the time of the impression and before censoring or stock.
     """
-    tally, config, world = sim.tally, sim.config, sim.world
     shown = int(tally.events[0])
     busy = tally.minutes[tally.minutes > 0]
     by_item = np.sort(tally.shown_by_item)[::-1]
@@ -55,10 +58,9 @@ def summarise(sim: Double11) -> dict[str, Any]:
         "refunded": tally.refunded,
         "refused": tally.refused,
         "unseen": tally.too_late + tally.unseen,
-        "largest_pending": sim.pending.largest,
+        "largest_pending": largest_pending,
     }
     if config.regret:
-        regret = sim.regret
         figures |= {
             "expected_clicks_shown": regret.clicks,
             "click_regret": regret.click_regret,

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from replay.simulate.config import Double11Config
 from replay.simulate.delays import WITHIN_S
 from replay.simulate.pending import ORDER
-
-if TYPE_CHECKING:
-    from replay.simulate.generate import Shown
-    from replay.simulate.world import Response, World
+from replay.simulate.shown import Shown
+from replay.simulate.world import Response, World
 
 #: Rows of the before/after counts.
 BEFORE, AFTER = 0, 1

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Topics
 from tests.integration.secured import Secured, missing
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import polars as pl
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.events import DeadLetter
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk

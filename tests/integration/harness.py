@@ -21,7 +21,8 @@ import polars as pl
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from threadpoolctl import threadpool_limits
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
+from clients.launch import Child
 from contracts.events import Watermark
 from contracts.scenario import Scenario, Times
 from contracts.weights import Weights, decode_weights
@@ -33,7 +34,7 @@ from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
 from stream.timeline import Source
-from surgeline.launch import Child
+from surgeline.local.services import environment, serving_argv
 
 T = TypeVar("T")
 
@@ -289,12 +290,8 @@ class Serving(Process):
 
     def __init__(self, worker: Worker, bootstrap: str) -> None:
         self.url = f"http://127.0.0.1:{brokers.free_port()}"
-        env = {
-            "KAFKA_BOOTSTRAP": bootstrap,
-            "SURGELINE_HOME": str(worker.home),
-            "SURGELINE_SCENARIO": str(worker.home / f"{worker.scenario.name}.toml"),
-        }
-        argv = [sys.executable, "-m", "surgeline.cli", "serve", "--port", self.url.rpartition(":")[2]]
+        env = environment(worker.home, worker.home / f"{worker.scenario.name}.toml", bootstrap)
+        argv = serving_argv(int(self.url.rpartition(":")[2]))
         super().__init__(argv, worker.home / f"serving-{worker.scenario.name}.log", env)
 
     def ready(self) -> Serving:

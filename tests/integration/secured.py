@@ -16,7 +16,7 @@ from pathlib import Path
 
 from kafka.admin import KafkaAdminClient, ScramMechanism, UserScramCredentialUpsertion
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 
 KEYS = Path(__file__).parents[1] / "keys"
 USER, PASSWORD = "surgeline", "night, of=11 November"

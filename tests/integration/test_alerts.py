@@ -21,7 +21,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import MemberToRemove
 from kafka.structs import OffsetAndMetadata
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario
 from replay.player import play
 from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value

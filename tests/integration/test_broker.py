@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from clients.connection import Connection
 from clients.topics import ensure_topics
 from contracts.scenario import Scenario, Topics
@@ -27,7 +27,7 @@ from surgeline.cli import main
 
 HOLD = """
 import sys, time
-from surgeline.broker import Broker
+from surgeline.local.broker import Broker
 with Broker(sys.argv[1], data_dir=sys.argv[2]) as broker:
     print(broker.port, broker._child.pid, flush=True)
     time.sleep(600)

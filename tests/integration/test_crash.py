@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario
 from tests.integration.harness import (
     TIMES,

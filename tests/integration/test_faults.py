@@ -13,7 +13,7 @@ import msgspec
 import polars as pl
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Topics
 from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play

@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.store import Store

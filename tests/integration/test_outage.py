@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from clients.quiet import install
 from contracts.scenario import Scenario
 from replay.errors import BrokerError

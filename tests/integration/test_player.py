@@ -29,8 +29,9 @@ from contracts.events import EVENTS, KINDS, Behaviour, Watermark
 from contracts.scenario import Scenario, Topics
 from replay.columns import conform
 from replay.errors import BrokerError
+from replay.files import write_log
 from replay.lag import LagProbe
-from replay.log import LogInfo, summarise, write_log
+from replay.log import LogInfo, summarise
 from replay.pacing import Pace
 from replay.player import Player, Progress, play
 from replay.produce import Sender

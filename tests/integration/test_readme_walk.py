@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from replay.adapters import obd
 from tests.integration.harness import get, until
 from tests.integration.readme import BROKER, PAGES, SCORES, Terminal, blocks, commands, section

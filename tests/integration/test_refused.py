@@ -18,7 +18,7 @@ import pytest
 from clients.connection import VARIABLES, Connection, connection
 from clients.refusal import BrokerRefused, check
 from contracts.scenario import Scenario
-from replay.log import write_log
+from replay.files import write_log
 from tests.integration.harness import Process, Sale, to_toml
 from tests.integration.secured import KEYS, PASSWORD, Secured
 

@@ -14,13 +14,12 @@ import polars as pl
 
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
-from replay.files import FileLog
-from replay.log import write_log
+from replay.files import FileLog, write_log
 from replay.player import play
 from replay.simulate import Double11, Double11Config
 from state.store import Store
 from stream.engine import Engine
-from surgeline.rehearse import rehearse
+from surgeline.evaluation.rehearse import rehearse
 from tests.integration.harness import TIMES, Worker
 
 

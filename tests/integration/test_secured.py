@@ -25,8 +25,8 @@ from clients.connection import Connection, connection
 from clients.refusal import check
 from clients.topics import connect, ensure_topics, partition_counts, wanted_topics
 from contracts.scenario import Scenario
+from replay.files import write_log
 from replay.lag import LagProbe
-from replay.log import write_log
 from tests.integration.harness import (
     TIMES,
     Process,

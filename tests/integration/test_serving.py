@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from clients.connection import Connection
 from contracts.scenario import Topics
 from contracts.weights import FeatureScheme, Watermarks, Weights, encode_weights

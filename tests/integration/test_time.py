@@ -21,7 +21,7 @@ from models.deep.trunk import Trunk
 from replay.records import to_records
 from state.store import Store
 from stream.engine import Engine
-from surgeline.rehearse import RehearsalReport, rehearse_logs
+from surgeline.evaluation.rehearse import RehearsalReport, rehearse_logs
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, produce, until
 
 LIVE = Times(label_window_s=2.0, lateness_s=1.0, join_limit_s=300.0, idle_s=5.0)

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Times
 from replay.produce import partitions_of
 from tests.integration.harness import T0, Worker, until

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiokafka.partitioner import murmur2
 
-import surgeline.broker as brokers
+import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Times
 from tests.integration.harness import (
     T0,

@@ -1,13 +1,16 @@
-"""Fails when a room imports what docs/design.md keeps from it, and says which file, line and module.
+"""Fails when a room imports what docs/design.md keeps from it, when files import each other in a circle,
+or when another file than clients/launch.py starts a process.
 
 The rules are those of the design's table with the exceptions of docs/decisions/0002. Imports are read
-from the syntax tree, so that one inside a function or under TYPE_CHECKING counts as well.
+from the syntax tree, so that one inside a function or under TYPE_CHECKING counts as well. A breach names
+file, line and module; a circle names its files in order.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +26,16 @@ TORCH = ("torch",)
 #: Reading any of these runs what the file says.
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
+
+#: The file that starts processes.
+LAUNCH = "clients/launch.py"
+#: Any of these starts, or becomes, another process.
+STARTERS = re.compile(
+    r"subprocess\.(Popen|run|call|check_call|check_output|getoutput|getstatusoutput)"
+    r"|asyncio\.(create_subprocess_\w+|subprocess\.\w+)"
+    r"|os\.(system|popen|fork|forkpty|exec\w+|spawn\w+|posix_spawnp?)"
+    r"|pty\.(fork|spawn)|multiprocessing(\..+)?|concurrent\.futures\.(ProcessPoolExecutor|process(\..+)?)"
+)
 
 
 class Room(NamedTuple):
@@ -63,10 +76,83 @@ def imports(source: str, package: str) -> Iterator[tuple[int, str]]:
                 parents = package.split(".")[: len(package.split(".")) - node.level + 1]
                 base = ".".join([*parents, base] if base else parents)
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        elif isinstance(node, ast.Call) and node.args:
             name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-            if name in ("import_module", "__import__") and isinstance(node.args[0].value, str):
-                yield node.lineno, node.args[0].value
+            if name in ("import_module", "__import__"):
+                yield from ((node.lineno, text) for text in texts(node.args[0]))
+
+
+def texts(node: ast.expr) -> Iterator[str]:
+    """The module that an argument names; of an f-string its beginning and a star: every module below."""
+    if isinstance(node, ast.JoinedStr) and node.values:
+        yield from (f"{text.rstrip('.')}.*" for text in texts(node.values[0]))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+
+
+def parents(module: str) -> list[str]:
+    """The packages that ``module`` lies in, the outermost first."""
+    parts = module.split(".")
+    return [".".join(parts[:k]) for k in range(1, len(parts))]
+
+
+def module_of(path: str) -> str:
+    """The module's name of a file: ``a/b.py`` is ``a.b``, ``a/__init__.py`` is ``a``."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def import_graph(sources: dict[str, str]) -> dict[str, list[str]]:
+    """Which files each file imports: ``sources`` has their text by path.
+
+    A package's ``__init__`` runs when a module inside it is imported, and so it counts, except for the
+    packages that the importing file lies in itself: those have begun already.
+    """
+    path_of = {module_of(path): path for path in sources}
+    found = {}
+    for path, source in sources.items():
+        package = path.rpartition("/")[0].replace("/", ".")
+        own = {module_of(path), *parents(module_of(path))}
+        names: set[str] = set()
+        for _, name in imports(source, package):
+            if name.endswith(".*"):
+                names.update(module for module in path_of if module.startswith(name[:-1]))
+                continue
+            module = next((m for m in (name, *reversed(parents(name))) if m in path_of), None)
+            if module is not None:
+                names.update({module, *(set(parents(module)) & set(path_of) - own)})
+        found[path] = sorted({path_of[name] for name in names} - {path})
+    return found
+
+
+def circle(graph: dict[str, list[str]]) -> list[str]:
+    """A shortest circle of files, its first file repeated at the end; empty where there is none."""
+    best: list[str] = []
+    for start in sorted(graph):
+        came: dict[str, str] = {}
+        queue = deque([start])
+        while queue and start not in came:
+            file = queue.popleft()
+            for other in graph[file]:
+                if other not in came:
+                    came[other] = file
+                    queue.append(other)
+        if start in came:
+            way = [start]
+            while len(way) == 1 or way[-1] != start:
+                way.append(came[way[-1]])
+            if not best or len(way) < len(best):
+                best = way[::-1]
+    return best
+
+
+def starts(path: str, source: str) -> list[str]:
+    """Every place in ``source`` that starts a process, by attribute or by an imported name."""
+    found = list(imports(source, path.rpartition("/")[0].replace("/", ".")))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute):
+            found.append((node.lineno, ast.unparse(node)))
+    names = ((line, name) for line, name in found if STARTERS.fullmatch(name))
+    return [f"{path}:{line}: {name} belongs to {LAUNCH}" for line, name in names]
 
 
 def breaches(path: str, source: str) -> list[str]:
@@ -98,6 +184,25 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
         for breach in breaches(file.relative_to(ROOT).as_posix(), file.read_text(encoding="utf-8"))
     ]
     assert not found, "\n".join(found)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    files = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))
+    graph = import_graph({file.relative_to(ROOT).as_posix(): file.read_text("utf-8") for file in files})
+    assert sum(map(len, graph.values())) > len(graph), "next to no imports were found"
+    found = circle(graph)
+    assert not found, "a circle of imports: " + " -> ".join(found)
+
+
+def test_processes_are_started_in_one_file() -> None:
+    files = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+    found = {
+        path: starts(path, file.read_text(encoding="utf-8"))
+        for file in files
+        for path in [file.relative_to(ROOT).as_posix()]
+    }
+    assert len(found.pop(LAUNCH)) > 2, "the file that starts processes hardly starts any"
+    assert not any(found.values()), "\n".join(line for lines in found.values() for line in lines)
 
 
 def test_the_rules_cover_every_room_of_the_design() -> None:
@@ -132,9 +237,9 @@ def test_the_rules_cover_every_room_of_the_design() -> None:
         ("replay/log.py", "import stream.topics_of_mine", "must not import stream.topics_of_mine"),
         ("stream/tick.py", "import rocksdict", "no place in stream/"),
         ("stream/tick.py", "from replay import log", "must not import replay.log"),
-        ("stream/tick.py", "import surgeline.broker", "must not import surgeline.broker"),
+        ("stream/tick.py", "import surgeline.local.broker", "must not import surgeline.local.broker"),
         ("stream/tick.py", "import bench.tick", "must not import bench.tick"),
-        ("surgeline/demo.py", "import bench.tick", "must not import bench.tick"),
+        ("surgeline/local/demo.py", "import bench.tick", "must not import bench.tick"),
         ("stream/tick.py", "import importlib\nimportlib.import_module('replay.log')", "import replay.log"),
         ("bench/tick.py", "import pickle", "runs what it reads"),
         ("models/train.py", "from joblib import load", "runs what it reads"),
@@ -154,8 +259,73 @@ def test_a_breach_is_found(path: str, source: str, expected: str) -> None:
         ("replay/log.py", "from contracts.events import Action\nfrom clients import topics"),
         ("models/deep/fit.py", "import torch\nfrom .network import Trunk"),
         ("models/deep/x.py", "from contracts.weights import Weights\nimport json, modes"),
-        ("bench/tick.py", "import torch, surgeline.broker, stream.tick, rocksdict"),
+        ("bench/tick.py", "import torch, surgeline.local.broker, stream.tick, rocksdict"),
     ],
 )
 def test_what_is_allowed_passes(path: str, source: str) -> None:
     assert breaches(path, source) == []
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        ({"a/x.py": "import a.y", "a/y.py": "from a import x"}, "a/x.py a/y.py a/x.py"),
+        (
+            {
+                "a/x.py": "def f():\n    from a.y import g",
+                "a/y.py": "import b.z",
+                "b/z.py": "from a.x import f",
+            },
+            "a/x.py a/y.py b/z.py a/x.py",
+        ),
+        (
+            {
+                "a/x.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .y import Y",
+                "a/y.py": "import a.x",
+            },
+            "a/x.py a/y.py a/x.py",
+        ),
+        (
+            {"a/x.py": "import b.y", "b/__init__.py": "import a.x", "b/y.py": ""},
+            "a/x.py b/__init__.py a/x.py",
+        ),
+        (
+            {
+                "a/x.py": "from importlib import import_module\nimport_module(f'b.{1}')",
+                "b/y.py": "import a.x",
+            },
+            "a/x.py b/y.py a/x.py",
+        ),
+        # A package that gives out its own modules' names, and files that only share what is below them.
+        ({"a/__init__.py": "from a.x import X", "a/x.py": "from a.y import Y", "a/y.py": ""}, ""),
+        ({"a/x.py": "import a.z", "a/y.py": "from a import x, z", "a/z.py": "import os"}, ""),
+    ],
+)
+def test_a_circle_is_found(sources: dict[str, str], expected: str) -> None:
+    """The check can fail: each way to import, once in a circle, and what is none."""
+    assert circle(import_graph(sources)) == expected.split()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import subprocess\nsubprocess.run(['ps'])",
+        "import subprocess\nstart = subprocess.Popen",
+        "def f():\n    from subprocess import check_output",
+        "import asyncio\nasyncio.create_subprocess_exec('ps')",
+        "import os\nos.execv('ps', [])",
+        "import os\nos.posix_spawn('ps', [], {})",
+        "from multiprocessing import Process",
+        "from concurrent.futures import ProcessPoolExecutor",
+    ],
+)
+def test_a_start_is_found(source: str) -> None:
+    """The check can fail: each way to start a process, once."""
+    assert len(starts("replay/x.py", source)) == 1
+
+
+def test_what_starts_nothing_passes() -> None:
+    source = (
+        "import os, subprocess\ntry:\n    os.kill(1, 0)\nexcept subprocess.TimeoutExpired:\n    child.wait()"
+    )
+    assert starts("replay/x.py", source) == []

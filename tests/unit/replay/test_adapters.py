@@ -14,10 +14,11 @@ import polars as pl
 import pytest
 
 from contracts.events import EVENTS
-from replay.adapters import ADAPTERS, adapter
 from replay.adapters.behaviour import IMPLICIT
+from replay.adapters.registry import ADAPTERS, adapter
 from replay.errors import LogError, LogNotFoundError
-from replay.log import open_log, to_records
+from replay.log import to_records
+from replay.open_log import open_log
 from replay.source import TableLog
 
 

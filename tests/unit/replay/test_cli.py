@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from replay.adapters import ADAPTERS
+from replay.adapters.registry import ADAPTERS
 from replay.cli import export, inspect_log, logs, replay
 from replay.display import Display, status
 from replay.errors import BrokerError, LogError, PaceError
-from replay.log import open_log, write_log
+from replay.files import write_log
+from replay.open_log import open_log
 from replay.player import Progress
 
 

@@ -16,7 +16,7 @@ from contracts.scenario import Scenario
 from replay.cli import replay
 from replay.fault_options import FAULTS, parse_fault, usage
 from replay.faulty import FaultyLog, describe
-from replay.log import write_log
+from replay.files import write_log
 from replay.pacing import Pace
 from replay.player import DELIVERED, Player
 from replay.simulate.faults import FLOOD_USER, FaultError

@@ -11,7 +11,9 @@ import pytest
 import replay.files as files
 from replay.columns import in_event_order
 from replay.errors import LogError
-from replay.log import open_log, to_records, write_log
+from replay.files import write_log
+from replay.log import to_records
+from replay.open_log import open_log
 
 
 def rows(make: Any) -> list[dict[str, Any]]:

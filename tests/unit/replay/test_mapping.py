@@ -12,7 +12,8 @@ import pytest
 
 from replay.adapters.mapping import load_mapping, open_mapped
 from replay.errors import LogError, MappingError
-from replay.log import open_log, to_records
+from replay.log import to_records
+from replay.open_log import open_log
 from replay.source import TableLog
 
 FIELDS = '[fields]\nevent_time = "ts"\nuser_id = "u"\nitem_id = "i"\n'

@@ -15,7 +15,7 @@ import pytest
 import replay.adapters.obd_fetch as fetching
 from replay.adapters import obd
 from replay.errors import DownloadError, LogNotFoundError
-from replay.log import open_log
+from replay.open_log import open_log
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from replay import process_faults
 from replay.cli import replay
 from replay.fault_options import parse_fault
 from replay.faulty import FaultyLog
-from replay.log import write_log
+from replay.files import write_log
 from replay.pacing import Pace
 from replay.player import Player
 from replay.process_faults import (

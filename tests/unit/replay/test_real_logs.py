@@ -9,9 +9,10 @@ import msgspec
 import pytest
 
 from contracts.events import EVENTS, Action, Impression
-from replay.adapters import adapter
 from replay.adapters.behaviour import IMPLICIT
-from replay.log import open_log, to_records
+from replay.adapters.registry import adapter
+from replay.log import to_records
+from replay.open_log import open_log
 from replay.source import TableLog
 
 #: name -> (source rows that are impressions, actions by type, behaviours, first and last second)

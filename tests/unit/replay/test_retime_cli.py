@@ -12,7 +12,8 @@ from click.testing import CliRunner
 
 from replay.cli import export
 from replay.errors import LogError, LogNotFoundError
-from replay.log import open_log, write_log
+from replay.files import write_log
+from replay.open_log import open_log
 
 #: The other log: 90 of 100 impressions in its first second, ten in its 60th.
 START_MS = 1_600_000_000_000

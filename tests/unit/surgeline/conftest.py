@@ -8,7 +8,7 @@ from typing import NamedTuple
 import polars as pl
 import pytest
 
-from replay.log import write_log
+from replay.files import write_log
 from replay.simulate import Double11, Double11Config
 
 

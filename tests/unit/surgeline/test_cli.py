@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from contracts.scenario import ScenarioError
+from serving.errors import ServingError
 from surgeline import cli
-from surgeline.broker import BrokerError
+from surgeline.local.broker import BrokerError
 
 
 def install(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -69,8 +70,12 @@ def test_an_unknown_command_is_refused_with_status_2() -> None:
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(ScenarioError("times.tick_s must be positive"), 2), (BrokerError("port 1 is taken"), 1)],
-    ids=["wrong input", "failed"],
+    [
+        (ScenarioError("times.tick_s must be positive"), 2),
+        (BrokerError("port 1 is taken"), 1),
+        (ServingError("neither a ValueError nor a RuntimeError"), 1),
+    ],
+    ids=["wrong input", "failed", "only the root"],
 )
 def test_our_errors_are_one_line(monkeypatch: pytest.MonkeyPatch, error: Exception, status: int) -> None:
     install(monkeypatch, error)

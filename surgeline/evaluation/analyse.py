@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from contracts.errors import SurgelineError
 from contracts.weights import LearnerMetrics
 from replay.report.schema import (
     Bootstrap,
@@ -25,8 +26,8 @@ from replay.report.schema import (
     SegmentRow,
     TimeLine,
 )
-from surgeline.figures import Codes, Scored
-from surgeline.groups import (
+from surgeline.evaluation.figures import Codes, Scored
+from surgeline.evaluation.groups import (
     COARSE_BUCKETS,
     MOST_BUCKETS,
     TRUTH_FLAGS,
@@ -37,9 +38,9 @@ from surgeline.groups import (
     groupings,
     lists,
 )
-from surgeline.mixture import expert_weights
-from surgeline.predictions import CADENCE, LEARNER
-from surgeline.resample import Draws, Resampler, estimate
+from surgeline.evaluation.mixture import expert_weights
+from surgeline.evaluation.predictions import CADENCE, LEARNER
+from surgeline.evaluation.resample import Draws, Resampler, estimate
 
 #: The true click probability as a learner among learners: what nobody can beat on average.
 TRUTH = "truth"
@@ -50,7 +51,7 @@ HOT_ITEMS = 10
 CLICKS_A_BUCKET = 25
 
 
-class AnalysisError(ValueError):
+class AnalysisError(SurgelineError, ValueError):
     """The figures cannot be made; the message says what is missing."""
 
 
@@ -78,6 +79,10 @@ class Analysis(NamedTuple):
     def shown_after(self, ms: int) -> int:
         """Rows later than ``ms``."""
         return int((self.times > ms).sum())
+
+    def shown_within(self, first_ms: int, last_ms: int) -> int:
+        """Rows from ``first_ms`` to ``last_ms``, both included."""
+        return int(((self.times >= first_ms) & (self.times <= last_ms)).sum())
 
 
 def analyse(

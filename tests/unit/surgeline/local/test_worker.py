@@ -8,7 +8,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from surgeline.worker import command
+from surgeline.local.worker import command
 
 
 def test_it_becomes_the_faust_worker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
+
+from clients.launch import become
+from surgeline.local.services import worker_argv
 
 
 @click.command(
@@ -22,7 +22,4 @@ import click
 @click.argument("faust_options", nargs=-1, type=click.UNPROCESSED)
 def command(loglevel: str, faust_options: tuple[str, ...]) -> None:
     """Replace this process, so that signals and the exit status are the worker's own."""
-    argv = [sys.executable, "-m", "faust", "-A", "stream.app", "worker", "-l", loglevel, *faust_options]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execv(sys.executable, argv)
+    become(worker_argv(*faust_options, loglevel=loglevel))

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
@@ -25,9 +24,10 @@ from typing import Literal
 
 import click
 
+from clients.launch import Child, finish
 from clients.patience import wait_for_port
+from contracts.errors import SurgelineError
 from contracts.scenario import home
-from surgeline.launch import Child
 
 Kind = Literal["embedded", "kafka"]
 HOST = "127.0.0.1"
@@ -44,11 +44,11 @@ _OTHER_WAYS = (
 )
 
 
-class BrokerUnavailable(RuntimeError):  # noqa: N818 - a state of the machine, not a fault
+class BrokerUnavailable(SurgelineError, RuntimeError):  # noqa: N818 - a state of the machine, not a fault
     """This machine cannot run this kind of broker; the message names the other ways."""
 
 
-class BrokerError(RuntimeError):
+class BrokerError(SurgelineError, RuntimeError):
     """The broker was started and did not come up; the message names its log."""
 
 
@@ -262,14 +262,7 @@ class Broker:
         return argv
 
     def _run(self, argv: list[str]) -> str:
-        result = subprocess.run(
-            argv,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=self.timeout_s,
-            check=False,
-        )
+        result = finish(argv, self.timeout_s)
         if result.returncode:
             lines = (result.stderr or result.stdout).strip().splitlines() or ["no output"]
             raise BrokerError(f"{Path(argv[0]).name} failed with {result.returncode}: {lines[-1]}")

@@ -25,13 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from clients.connection import forget_security
+from contracts.errors import SurgelineError
 from contracts.scenario import home
 from contracts.weights import LearnerMetrics
 
 if TYPE_CHECKING:
     from replay.simulate import Double11Config
     from replay.simulate.policy import Objective
-    from surgeline.arm import Freshness, Outcome, Plan
+    from surgeline.closed_loop.arm import Freshness, Outcome, Plan
 
 #: The loop begins at this part of the night; 00:00 is its middle.
 EVENING_SHARE = 0.4
@@ -43,7 +44,7 @@ INTERRUPTED = 130
 NOTHING = LearnerMetrics(samples=0, positives=0, auc=None, log_loss=None, pcoc=None)
 
 
-class ArmsError(ValueError):
+class ArmsError(SurgelineError, ValueError):
     """An arm that does not exist; the message lists those that do."""
 
 
@@ -103,7 +104,7 @@ def command(
     json_file: Path | None,
 ) -> None:
     """A simulated night, ranked by the frozen model, by the live one, and by an oracle."""
-    from surgeline.broker import Broker, free_port
+    from surgeline.local.broker import Broker, free_port
 
     names = parse_arms(arms)
     if json_file is not None and not json_file.absolute().parent.is_dir():
@@ -140,7 +141,7 @@ def parse_arms(text: str) -> list[str]:
     >>> parse_arms("live, oracle,frozen")
     ['oracle', 'frozen', 'live']
     """
-    from surgeline.arm import NAMES
+    from surgeline.closed_loop.arm import NAMES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in NAMES]
@@ -179,7 +180,7 @@ def run(
     objective: Objective = "clicks",
 ) -> Report:
     """Train on the evening, then run every arm."""
-    from surgeline.arm import Plan
+    from surgeline.closed_loop.arm import Plan
 
     # On a cell's edge: the evening and the loop share no block.
     from_s = round(EVENING_SHARE * config.span_s / config.cell) * config.cell
@@ -227,7 +228,7 @@ def train_on_evening(plan: Plan) -> Any:
 
 async def run_arms(names: Sequence[str], plan: Plan) -> list[Outcome]:
     """One arm after the other; the same requests in each."""
-    from surgeline.arm import Arm, ClosedLoopError
+    from surgeline.closed_loop.arm import Arm, ClosedLoopError
 
     outcomes: list[Outcome] = []
     for name in names:

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import SurgelineError
 from models.online.base import clipped_sigmoid
 from state.join import Closed
 from stream.engine import Engine
@@ -24,7 +25,7 @@ Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 
 
-class CadenceError(ValueError):
+class CadenceError(SurgelineError, ValueError):
     """A cadence that cannot be used; the message says what is allowed."""
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from replay.report.schema import Bootstrap, Estimate, Figures, Interval
-from surgeline.figures import BoolArray, Codes, FloatArray, Scored, defined
+from surgeline.evaluation.figures import BoolArray, Codes, FloatArray, Scored, defined
 
 GROUPS = 500
 BINS = 2048

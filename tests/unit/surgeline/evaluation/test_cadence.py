@@ -12,12 +12,12 @@ import pytest
 from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
 from state.join import Closed
-from surgeline.cadence import CadenceError, StaleCopies, parse_cadences
-from surgeline.evaluation import Request, evaluate
-from surgeline.rehearse import Rehearsal
+from surgeline.evaluation.cadence import CadenceError, StaleCopies, parse_cadences
+from surgeline.evaluation.evaluate import Request, evaluate
+from surgeline.evaluation.rehearse import Rehearsal
 
 if TYPE_CHECKING:
-    from .conftest import Night
+    from tests.unit.surgeline.conftest import Night
 
 SCENARIO = Scenario(times=Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=60.0))
 

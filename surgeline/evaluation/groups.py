@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from surgeline.predictions import CONTEXT
+from surgeline.evaluation.predictions import CONTEXT
 
 #: Context fields with more values than this are ids, not segments.
 MOST_VALUES = 64

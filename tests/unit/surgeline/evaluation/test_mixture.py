@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from surgeline.mixture import ALPHA, expert_weights, fixed_share
+from surgeline.evaluation.mixture import ALPHA, expert_weights, fixed_share
 
 
 def losses(seed: int, steps: int = 20, count: int = 4, size: float = 3000.0) -> np.ndarray:

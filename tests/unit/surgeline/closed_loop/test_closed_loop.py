@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 
 from replay.simulate import Double11
-from surgeline.arm import Arm, Clock, ClosedLoopError, Ledger, Outcome, Plan
-from surgeline.closed_loop import (
+from surgeline.closed_loop.arm import Arm, Clock, ClosedLoopError, Ledger, Outcome, Plan
+from surgeline.closed_loop.command import (
     ArmsError,
     command,
     compare,

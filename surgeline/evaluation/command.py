@@ -12,7 +12,7 @@ import msgspec
 
 from contracts.scenario import load_scenario
 from replay.report.schema import Evaluation
-from surgeline.evaluation import EvaluateError, Request, evaluate
+from surgeline.evaluation.evaluate import EvaluateError, Request, evaluate
 from surgeline.progress import Bar
 from surgeline.times import parse_time
 
@@ -62,7 +62,7 @@ def command(
     seed: int,
 ) -> None:
     """Rehearse LOG (a known name, or a file) without a broker, and report progressive figures."""
-    from surgeline.summary import lines
+    from surgeline.evaluation.summary import lines
 
     for path in (predictions, json_file, html_file):
         if path is not None and not path.absolute().parent.is_dir():

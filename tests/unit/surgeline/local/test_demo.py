@@ -11,7 +11,7 @@ import signal
 import pytest
 
 from replay.player import _interrupts
-from surgeline.demo import SIGNALS, _Interrupted, _interruptible
+from surgeline.local.demo import SIGNALS, _Interrupted, _interruptible
 
 
 async def handles_signals_itself() -> None:

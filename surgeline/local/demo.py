@@ -13,8 +13,6 @@ import shutil
 import signal
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -25,10 +23,12 @@ from typing import Any
 import click
 
 from clients.connection import forget_security
+from clients.launch import Child
+from contracts.errors import SurgelineError
 from contracts.events import ACTIONS
 from contracts.scenario import home
-from surgeline.broker import Broker, free_port
-from surgeline.launch import Child
+from surgeline.local.broker import Broker, free_port
+from surgeline.local.services import environment, fetch, serving_argv, worker_argv
 
 SCENARIO = """\
 # The demo's scenario: short windows, so that a minute shows what an hour would.
@@ -49,7 +49,7 @@ NIGHT_RATE = 300.0
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class DemoError(RuntimeError):
+class DemoError(SurgelineError, RuntimeError):
     """The demo cannot go on; the message says which part and where its log is."""
 
 
@@ -147,7 +147,7 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     import polars as pl
 
     from models.train import train_from_log
-    from replay.log import open_log
+    from replay.open_log import open_log
     from replay.simulate.config import Double11Config
     from replay.simulate.generate import Double11
 
@@ -193,20 +193,11 @@ def _same_context(frames: list[Any]) -> list[Any]:
 
 def start_processes(place: Place, stack: ExitStack) -> None:
     """The worker as ``faust -A stream.app worker``, and serving; returns when both are ready."""
-    env = {
-        **os.environ,
-        "SURGELINE_HOME": str(place.folder),
-        "SURGELINE_SCENARIO": str(place.folder / "scenario.toml"),
-        "KAFKA_BOOTSTRAP": place.bootstrap,
-    }
-    worker = [sys.executable, "-m", "faust", "-A", "stream.app", "worker", "-l", "info"]
+    env = environment(place.folder, place.folder / "scenario.toml", place.bootstrap)
+    worker = worker_argv("--web-port", str(place.live_port))
     children = {
-        "worker": Child([*worker, "--web-port", str(place.live_port)], place.folder / "worker.log", env),
-        "serving": Child(
-            [sys.executable, "-m", "surgeline.cli", "serve", "--port", str(place.serving_port)],
-            place.folder / "serving.log",
-            env,
-        ),
+        "worker": Child(worker, place.folder / "worker.log", env),
+        "serving": Child(serving_argv(place.serving_port), place.folder / "serving.log", env),
     }
     for child in children.values():
         stack.callback(child.stop)
@@ -232,7 +223,7 @@ def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
     """Replay a log in about ``seconds``, shifted to now. Returns counts by kind."""
     from contracts.scenario import load_scenario
     from replay.display import Display
-    from replay.log import open_log
+    from replay.open_log import open_log
     from replay.player import play as replay
 
     log = open_log(str(path))
@@ -312,16 +303,6 @@ def score(place: Place, request: dict[str, Any]) -> Any:
     if answer is None:
         raise DemoError(f"serving does not answer (log: {place.folder}/serving.log)")
     return answer
-
-
-def fetch(url: str, body: bytes | None = None) -> Any | None:
-    """The JSON that a local URL answers; None while there is no good answer."""
-    headers = {"Content-Type": "application/json"} if body else {}
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=5) as response:
-            return json.load(response)
-    except (urllib.error.URLError, OSError, ValueError):
-        return None
 
 
 def _ignore_interrupts() -> None:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +24,8 @@ import numpy as np
 import polars as pl
 
 from clients.connection import connection
+from clients.launch import Child
+from contracts.errors import SurgelineError
 from contracts.scenario import load_scenario
 from contracts.weights import LearnerMetrics
 from models.online.metrics import ProgressiveMetrics
@@ -35,9 +35,8 @@ from replay.records import to_records
 from replay.simulate import Double11, Double11Config, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
 from replay.simulate.policy import Objective, make_rank
-from surgeline.broker import free_port
-from surgeline.demo import fetch
-from surgeline.launch import Child
+from surgeline.local.broker import free_port
+from surgeline.local.services import environment, fetch, serving_argv, worker_argv
 
 Name = Literal["frozen", "live", "oracle", "random", "logged"]
 NAMES: tuple[str, ...] = get_args(Name)
@@ -73,7 +72,7 @@ SETTLE_S = 10.0
 START_S = 90.0
 
 
-class ClosedLoopError(RuntimeError):
+class ClosedLoopError(SurgelineError, RuntimeError):
     """The loop cannot go on; the message says which part, and where its log is."""
 
 
@@ -324,21 +323,16 @@ class Arm:
         )
         scenario = load_scenario(self._scenario)
         await asyncio.to_thread(prepare, connection(scenario.kafka, self.plan.bootstrap), scenario)
-        env = {
-            **os.environ,
-            "SURGELINE_HOME": str(self.plan.folder),
-            "SURGELINE_SCENARIO": str(self._scenario),
-            "KAFKA_BOOTSTRAP": self.plan.bootstrap,
-        }
+        env = environment(self.plan.folder, self._scenario, self.plan.bootstrap)
         serving, worker = free_port(), free_port()
         self._serving_url = f"http://127.0.0.1:{serving}"
         self._worker_url = f"http://127.0.0.1:{worker}/live/data"
-        argv = {"serving": ["surgeline.cli", "serve", "--port", str(serving)]}
+        argv = {"serving": serving_argv(serving)}
         if self.name == "live":
-            argv["worker"] = ["faust", "-A", "stream.app", "worker", "-l", "info", "--web-port", str(worker)]
+            argv["worker"] = worker_argv("--web-port", str(worker))
         for name, words in argv.items():
             log = self.plan.folder / f"{self.name}-{name}.log"
-            child = Child([sys.executable, "-m", *words], log, env)
+            child = Child(words, log, env)
             stack.callback(child.stop)
             self._children[name] = child
         urls = {"serving": f"{self._serving_url}/ready", "worker": self._worker_url}

@@ -1,4 +1,4 @@
-"""Fails when a child of ours outlives the one who started it, or a failed start goes unseen."""
+"""Fails when a child of ours outlives the one who started it, or a failed start or end goes unseen."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from surgeline.launch import Child
+from clients.launch import Child, finish, guardian
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
@@ -50,7 +50,7 @@ def test_it_outlives_the_thread_that_started_it(tmp_path: Path) -> None:
 
 def test_a_normal_exit_without_stop_ends_it(tmp_path: Path) -> None:
     code = (
-        "import sys, pathlib\nfrom surgeline.launch import Child\n"
+        "import sys, pathlib\nfrom clients.launch import Child\n"
         f"print(Child({SLEEP!r}, pathlib.Path({str(tmp_path / 'log')!r})).pid)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -71,3 +71,26 @@ def test_what_it_prints_goes_to_the_log(tmp_path: Path) -> None:
     child = Child([sys.executable, "-c", "print('one'); print('two'); print()"], tmp_path / "log")
     child.wait(30)
     assert child.last_line() == "two"
+
+
+def test_a_program_that_ends_gives_back_its_status_and_what_it_wrote() -> None:
+    code = (
+        "import sys; print('out'); print('err', file=sys.stderr); print(sys.stdin.read() == ''); sys.exit(3)"
+    )
+    done = finish([sys.executable, "-c", code])
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\nTrue\n", "err\n")
+
+
+def test_a_program_that_does_not_end_in_time_is_ended() -> None:
+    with pytest.raises(subprocess.TimeoutExpired):
+        finish(SLEEP, timeout_s=0.2)
+
+
+def test_a_guardian_sees_our_end_and_not_our_signals() -> None:
+    code = "import os; print(os.getsid(0) == os.getpid(), flush=True); input()"
+    guard = guardian([sys.executable, "-c", code])
+    assert guard.stdin is not None and guard.stdout is not None
+    assert guard.stdout.readline() == b"True\n"
+    guard.stdin.close()
+    guard.wait(30.0)
+    guard.stdout.close()

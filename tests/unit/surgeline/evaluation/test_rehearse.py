@@ -11,10 +11,10 @@ import pytest
 
 from contracts.scenario import Features, Scenario, Times
 from models.deep.trunk import Trunk
-from surgeline.rehearse import Rehearsal, RehearsalReport, rehearse
+from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport, rehearse
 
 if TYPE_CHECKING:
-    from .conftest import Night
+    from tests.unit.surgeline.conftest import Night
 
 SCENARIO = Scenario(times=Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=60.0))
 
@@ -53,7 +53,7 @@ def test_a_long_log_keeps_no_more_rows_in_memory_than_the_scenario_allows(
 ) -> None:
     """Failure: a rehearsal's memory grows with the log's users. Mechanism: a row that waits to be published
     is never evicted, and in a rehearsal nobody publishes."""
-    monkeypatch.setattr("surgeline.rehearse.CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("surgeline.evaluation.rehearse.CHECKPOINT_S", 0.0)
     shown = night.table.filter(pl.col("event") == "impression").head(3000)
     shown = shown.with_columns(user_id=pl.int_range(pl.len()).cast(pl.String))
     assert shown.height == 3000

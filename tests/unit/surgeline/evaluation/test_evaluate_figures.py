@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from surgeline.figures import Scored
-from surgeline.groups import MOST_BUCKETS, buckets, groupings
-from surgeline.resample import Resampler, estimate
+from surgeline.evaluation.figures import Scored
+from surgeline.evaluation.groups import MOST_BUCKETS, buckets, groupings
+from surgeline.evaluation.resample import Resampler, estimate
 
 
 def drawn(seed: int, n: int = 400, distinct: int = 30) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

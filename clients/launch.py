@@ -1,7 +1,11 @@
-"""Start a child process that cannot outlive its parent.
+"""Processes are started here and nowhere else, one function or class a purpose.
 
-On Linux the kernel kills the child when we die, however we die (``PR_SET_PDEATHSIG``). Elsewhere a child
-ends with ``stop`` or a normal exit of the interpreter; a parent that is killed there leaves it behind.
+- `Child`: runs beside us and cannot outlive us. On Linux the kernel kills it when we die, however we die
+  (``PR_SET_PDEATHSIG``). Elsewhere it ends with ``stop`` or a normal exit of the interpreter; a parent that
+  is killed there leaves it behind.
+- `finish`: runs to its end, and gives back its status and what it wrote.
+- `guardian`: outlives us on purpose, to put right what we leave behind.
+- `become`: replaces this process, so that signals and the exit status are the other program's own.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 # Runs in the child before the program, in the same process. The kernel forgets nothing over execv, and
 # the check of the parent closes the gap in which the parent died before prctl.
@@ -106,3 +111,36 @@ class Child:
         except OSError:
             return ""
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def finish(argv: Sequence[str], timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a program without input until it ends; ``returncode``, ``stdout`` and ``stderr`` are of it.
+
+    Raises ``OSError`` where it cannot be started and ``subprocess.TimeoutExpired`` where it took longer.
+    """
+    return subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+def guardian(argv: Sequence[str]) -> subprocess.Popen[bytes]:
+    """A program in a session of its own, with pipes to and from it: our end is the end of its input."""
+    return subprocess.Popen(
+        argv,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def become(argv: Sequence[str]) -> NoReturn:
+    """Replace this process by a program (``argv[0]``: its path)."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(argv[0], list(argv))

@@ -1,0 +1,1 @@
+"""A closed loop: simulated nights whose slates the engine ranks while it learns from them."""

@@ -1,0 +1,1 @@
+"""The processes on this machine: a broker, a worker, serving, and the demo that starts all of them."""
