@@ -41,6 +41,7 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
     they are committed; ``read_uncommitted`` learns from all of them.
 
     ``impressions``: where impressions are read from. ``actions``: where actions are read from.
+    ``behaviours``: where everything else that users do is read from.
     ``dead_letter``: where refused records go, with the reason. ``weights``: where workers publish weights and
     serving reads them (compacted). ``features``: where workers publish feature rows and serving reads them
     (compacted). ``partitions``: of each source topic, where `surgeline topics` creates it.
