@@ -13,7 +13,7 @@ import subprocess
 import sys
 
 from bench import _machine
-from bench._registry import BenchError, Options, Result
+from bench._registry import BenchError, Options, Result, say
 
 #: A remembered impression must be at least this many times smaller than the peer's, and no larger than this.
 LIMIT_TO_PLAIN = 20.0
@@ -52,7 +52,7 @@ def measure(options: Options) -> Result:
 
 
 def _side(side: str, rows: int) -> Result:
-    print(f".. {side}", file=sys.stderr, flush=True)
+    say(side)
     command = [sys.executable, "-m", "bench._memory_sides", side, str(rows)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
