@@ -68,11 +68,15 @@ def run(
                 rehearsal.feed(frame)
             rehearsal.finish()
             panel, report = rehearsal.engine.panel, rehearsal.report()
-    place = {name: row for row, name in enumerate(s for part in parts for seg in part.segments for s in seg.ids)}
+    place = {
+        name: row for row, name in enumerate(s for part in parts for seg in part.segments for s in seg.ids)
+    }
     try:
         rows = np.array([place[name] for name in ids], dtype=np.int64)
     except KeyError as error:
-        raise BenchError(f"the engine closed no sample of impression {error}: {report.refused_because}") from error
+        raise BenchError(
+            f"the engine closed no sample of impression {error}: {report.refused_because}"
+        ) from error
     predictions = np.concatenate([part.predictions for part in parts])[rows].astype(np.float64)
     # The bias and the trunk's hidden layer stand before the features.
     first = 1 + trunk.hidden_size

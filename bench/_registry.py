@@ -53,7 +53,9 @@ class Entry(NamedTuple):
 FIGURES: dict[str, Entry] = {
     "throughput": Entry("bench.throughput", "Events/s beside an idiomatic Faust agent and a bare fetch."),
     "memory": Entry("bench.memory", "Bytes of each thing that is held, beside a plain dictionary."),
-    "accuracy": Entry("bench.accuracy", "Clicks of a real log foretold, beside trees, River and Vowpal Wabbit."),
+    "accuracy": Entry(
+        "bench.accuracy", "Clicks of a real log foretold, beside trees, River and Vowpal Wabbit."
+    ),
     "night": Entry("bench.night", "Clicks of simulated nights foretold, between frozen and hindsight."),
 }
 

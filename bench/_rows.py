@@ -14,6 +14,7 @@ import polars as pl
 
 from bench._registry import BenchError
 from replay.columns import ACTION, IMPRESSION, context_type
+from replay.errors import LogError
 from replay.log import RecordedLog
 
 BoolArray = npt.NDArray[np.bool_]
@@ -33,8 +34,11 @@ class Step(NamedTuple):
 
 
 def events_of(log: RecordedLog) -> pl.DataFrame:
-    """All events of ``log`` in its order. Raises ``BenchError`` for a log without impressions."""
-    frames = list(log.chunks())
+    """All events of ``log`` in its order. Raises ``BenchError`` where it cannot be read or has none."""
+    try:
+        frames = list(log.chunks())
+    except LogError as error:
+        raise BenchError(str(error)) from error
     if not frames or not any((frame["event"] == IMPRESSION).any() for frame in frames):
         raise BenchError(f"{log.name} has no impressions")
     return pl.concat(frames, how="diagonal")
@@ -88,6 +92,7 @@ def steps_by_tick(times: IntArray, tick_ms: int, window_ms: int) -> list[Step]:
     begins = np.flatnonzero(np.r_[True, ticks[1:] != ticks[:-1]])
     learned = np.searchsorted(times + window_ms, ticks[begins] * tick_ms, side="right")
     ends = np.r_[begins[1:], len(times)]
+    learned = np.minimum(learned, begins)  # without a window nothing is known before it is predicted, either
     return [Step(*row) for row in np.stack([learned, begins, ends], axis=1).tolist()]
 
 
@@ -142,7 +147,10 @@ def touched(shown: pl.DataFrame, touches: pl.DataFrame, keys: Sequence[str]) -> 
         .join(others, on=list(keys), how="inner")
         .filter(before)
         .group_by("_row")
-        .agg(pl.len().alias("count"), (pl.col("event_time") - pl.col("event_time_touch").max()).min().alias("ago"))
+        .agg(
+            pl.len().alias("count"),
+            (pl.col("event_time") - pl.col("event_time_touch").max()).min().alias("ago"),
+        )
     )
     rows = asked.select("_row").join(found, on="_row", how="left", maintain_order="left")
     count = rows["count"].fill_null(0).to_numpy().astype(np.int64)

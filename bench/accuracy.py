@@ -21,7 +21,7 @@ from bench._registry import BenchError, Options, Result, say
 from bench._rows import CONTEXT, FloatArray, codes, events_of, impressions_of, steps_by_list, touched
 from bench._sessions import touches_and_lists
 from contracts.scenario import Scenario
-from replay.errors import LogError, LogNotFoundError
+from replay.errors import LogError
 from replay.log import RecordedLog, open_log
 from surgeline.times import parse_time, stamp
 
@@ -78,7 +78,7 @@ def _open(name: str) -> RecordedLog:
         raise BenchError(f"--log is {LOG} or {LOG}:FOLDER, not {name!r}")
     try:
         return open_log(name)
-    except (LogError, LogNotFoundError) as error:
+    except LogError as error:
         raise BenchError(str(error)) from error
 
 
@@ -163,9 +163,7 @@ class _Measured:
         rivals = {name: one for name, one in each.items() if one is not None and name != "engine"}
         return {
             "segments": {SEGMENT: {k: None if one is None else one.figures() for k, one in each.items()}},
-            "differences": {
-                name: _metrics.paired(engine, other, count) for name, other in rivals.items()
-            },
+            "differences": {name: _metrics.paired(engine, other, count) for name, other in rivals.items()},
             "variants": {
                 peer: {name: scored(p).figures() for name, p in tried.items()}
                 for peer, tried in self._variants.items()
@@ -242,10 +240,10 @@ def table(result: Result) -> str:
         f"{result['position_alone']['mrr']:>8.4f}",
         "",
         f"Fitted on {result['fitted_on']:,} impressions of before; {result['features']} real-time features. "
-        "Intervals: 95 %, users drawn",
-        "with all their lists, both sides on the same draws. Online peers learn from the log's first row on, a",
-        "list at once after it; the engine learns it when its label closes. A list's time is its click's, so",
-        "what counts seconds knows a little of the click's own dwell.",
+        "Intervals: 95 %, users",
+        "drawn with all their lists, both sides on the same draws. Online peers learn from the log's first",
+        "row on, a list at once after it; the engine learns it when its label closes. A list's time is its",
+        "click's, so that what counts seconds knows a little of the click's own dwell.",
         f"The limits {'are BROKEN' if broken(result) else 'hold'}.",
         f"Machine: {machine['cores']} cores, {machine['cpu']}, {machine['memory_gb']} GB, "
         f"{machine['system']}, Python {machine['python']}, load before {machine['load']}.",

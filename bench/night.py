@@ -145,7 +145,9 @@ def _sides(
     found |= {"river": river[best["river"]], "vw": vw[best["vw"]]}
     about = {
         "best": best,
-        "variants": {f"{peer} {k}": loss(p) for peer, one in (("river", river), ("vw", vw)) for k, p in one.items()},
+        "variants": {
+            f"{peer} {k}": loss(p) for peer, one in (("river", river), ("vw", vw)) for k, p in one.items()
+        },
         "learners": {k: loss(p) for k, p in engine.predictions.items()},
         "features": len(engine.names),
     }
@@ -190,7 +192,9 @@ def broken(result: Result) -> list[str]:
     found = []
     # NaN fails both.
     if not result["closed"] >= LIMIT_CLOSED:
-        found.append(f"the engine closed {result['closed']:.3f} of the way; at least {LIMIT_CLOSED:g} is asked")
+        found.append(
+            f"the engine closed {result['closed']:.3f} of the way; at least {LIMIT_CLOSED:g} is asked"
+        )
     if not result["calm_difference"] <= 0.0:
         found.append(
             f"before midnight the engine's log loss is {result['calm_difference']:+.5f} beside the frozen "
@@ -222,10 +226,11 @@ def table(result: Result) -> str:
         f"calm: engine less frozen head {result['calm_difference']:+.5f}; limit 0. "
         f"The limits {'are BROKEN' if broken(result) else 'hold'}.",
         "",
-        f"Trunks are fitted on the evening before that ({first['fitted_on']:,} impressions in the first night),",
-        "and put in then: counts go on, learners begin at the frozen head. Online peers learn from the first",
-        "row on, a label when the engine's label closes. Hindsight sees the whole night of other users, on the",
-        f"engine's {first['features']} as-of features. Calm: the last {EVALUATED_S / 60:g} minutes before midnight.",
+        f"Trunks are fitted on the evening before that ({first['fitted_on']:,} impressions in the first",
+        "night) and put in then: counts go on, learners begin at the frozen head. Online peers learn from",
+        "the first row on, a label when the engine's label closes. Hindsight sees the whole night of other",
+        f"users, on the engine's {first['features']} as-of features. Calm: the last "
+        f"{EVALUATED_S / 60:g} minutes before midnight.",
         f"Machine: {machine['cores']} cores, {machine['cpu']}, {machine['memory_gb']} GB, "
         f"{machine['system']}, Python {machine['python']}, load before {machine['load']}.",
     ]

@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from replay.simulate.catalog import SENSITIVITY_SD
-from replay.simulate.world import BOT_CLICK, CHANNEL_LOGIT, DEVICE_LOGIT, HURRY_LOGIT, POSITION_SLOPE, World, sigmoid
+from replay.simulate.world import (
+    BOT_CLICK,
+    CHANNEL_LOGIT,
+    DEVICE_LOGIT,
+    HURRY_LOGIT,
+    POSITION_SLOPE,
+    World,
+    sigmoid,
+)
 
 #: Nodes of the quadrature: enough for a chance that is right to six digits.
 NODES = 24

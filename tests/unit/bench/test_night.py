@@ -1,4 +1,4 @@
-"""Fails when the night's figure loses a side, measures another stretch than it says, or closes its limits wrongly."""
+"""Fails when the night's figure loses a side, measures another stretch, or misjudges its limits."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SMALL = Double11Config(
 
 
 def one(engine: float, calm: float = 0.0) -> dict[str, object]:
-    losses = {side: 0.3 for side in night.SIDES} | {"frozen_ids": 0.43, "hindsight": 0.35, "engine": engine}
-    parts = {part: losses for part in night.PARTS}
+    losses = dict.fromkeys(night.SIDES, 0.3) | {"frozen_ids": 0.43, "hindsight": 0.35, "engine": engine}
+    parts = dict.fromkeys(night.PARTS, losses)
     return {
         "parts": parts,
         "closed": night.closed(losses),
@@ -60,7 +60,12 @@ def test_means_are_over_seeds_and_stand_under_their_sides() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "calm", "told"),
-    [(0.355, 0.0, []), (0.37, 0.0, ["closed 0.750"]), (0.355, 0.001, [r"+0.00100"]), (math.nan, math.nan, ["nan", "nan"])],
+    [
+        (0.355, 0.0, []),
+        (0.37, 0.0, ["closed 0.750"]),
+        (0.355, 0.001, [r"+0.00100"]),
+        (math.nan, math.nan, ["nan", "nan"]),
+    ],
 )
 def test_limits_are_on_what_is_closed_and_on_the_calm(engine: float, calm: float, told: list[str]) -> None:
     broken = night.broken(night.combine({"21": one(engine, calm)}))
