@@ -54,7 +54,9 @@ def measure(options: Options) -> Result:
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         say(f"night of seed {seed}")
         config = Double11Config(minutes=minutes, rate=RATE, jump_ratio=JUMP_RATIO, seed=seed)
-        nights[str(seed)] = night(config)
+        nights[str(seed)] = one = night(config)
+        losses = ", ".join(f"{side} {loss:.4f}" for side, loss in one["parts"]["all"].items())
+        say(f"seed {seed}: {losses}; closed {one['closed']:.3f}, calm {one['calm_difference']:+.5f}")
     return {**combine(nights), "quick": options.quick, "minutes": minutes, "machine": facts}
 
 
