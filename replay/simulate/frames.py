@@ -21,6 +21,7 @@ TRUTH_SCHEMA: dict[str, pl.DataType] = {
     "p_favourite": pl.Float32(),
     "p_purchase": pl.Float32(),
     "p_refund": pl.Float32(),
+    "p_click_item": pl.Float32(),
     "hot": pl.Boolean(),
     "sold_out": pl.Boolean(),
     "bot": pl.Boolean(),
