@@ -323,7 +323,13 @@ class Double11:
             "p_purchase": p_purchase,
             "p_refund": world.true_refund_probability(shown.item),
             "p_click_item": item_click_probability(
-                world, shown.item, shown.position, shown.t, catalog.user_device[shown.user], shown.channel
+                world,
+                shown.item,
+                shown.position,
+                shown.t,
+                catalog.user_device[shown.user],
+                shown.channel,
+                shown.interest,
             ),
             "hot": world.hot(shown.item, shown.t),
             "sold_out": sold_out,

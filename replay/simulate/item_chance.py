@@ -26,11 +26,15 @@ def item_click_probability(
     t: np.ndarray,
     device: np.ndarray,
     channel: np.ndarray,
+    interest: np.ndarray | None = None,
 ) -> np.ndarray:
     """Chance that somebody clicks an item at ``position`` at ``t`` of whom device and channel are known.
 
     The true one, over tastes, care for price cuts and bots as the catalog draws them: what is normal in the
     logit is integrated by Gauss-Hermite quadrature. Arrays of one shape (N,), as in ``World``.
+
+    ``interest``: what sessions add to the impressions of the same time, for no item in particular; the chance
+    is the mean over that, too. None: nothing.
     """
     catalog, share = world.catalog, world.config.bot_share
     sale = world.sale(t)
@@ -43,5 +47,10 @@ def item_click_probability(
     moved += np.where(world.few_left(items), HURRY_LOGIT, 0.0)
     logit += np.where(sale, catalog.appeal_sale[items] + moved, catalog.appeal[items])
     nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    people = sigmoid(logit[:, None] + spread[:, None] * nodes) @ (weights / weights.sum())
+    added, often = np.unique(np.zeros(1) if interest is None else interest, return_counts=True)
+    people = np.zeros(len(logit))
+    for more, times in zip(added, often / often.sum(), strict=True):
+        people += times * (
+            sigmoid(logit[:, None] + more + spread[:, None] * nodes) @ (weights / weights.sum())
+        )
     return np.asarray((1.0 - share) * people + share * BOT_CLICK)
