@@ -53,6 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "timestamp": at,
                 "step": 2,
                 "action_type": "interaction item image",
+                "current_filters": None,
                 "reference": str(touch),
             }
         )
@@ -62,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "timestamp": at,
                 "step": 3,
                 "action_type": "clickout item",
+                "current_filters": "4 Star|Hotel",
                 "reference": str(items[chosen]),
             }
         )
