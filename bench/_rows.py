@@ -124,21 +124,10 @@ def clicks_of(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def touched(shown: pl.DataFrame, touches: pl.DataFrame, keys: Sequence[str]) -> tuple[IntArray, IntArray]:
-    """How often the ``keys`` of each impression (n,) were touched before it, and how many ms ago (-1: never).
-
-    A touch of the same millisecond counts only where both frames have ``session_id`` and ``step``, the
-    session is the same and the touch's step is the lower one.
-    """
+    """How often the ``keys`` of each impression (n,) were touched before, and how many ms ago (-1: never)."""
     asked = shown.with_row_index("_row")
     before = pl.col("event_time_touch") < pl.col("event_time")
     columns = [*keys, "event_time"]
-    if {"session_id", "step"} <= set(shown.columns) & set(touches.columns):
-        columns += ["session_id", "step"]
-        before |= (
-            (pl.col("event_time_touch") == pl.col("event_time"))
-            & (pl.col("session_id_touch") == pl.col("session_id"))
-            & (pl.col("step_touch") < pl.col("step"))
-        )
     others = touches.select(
         *keys, *(pl.col(name).alias(f"{name}_touch") for name in columns if name not in keys)
     )

@@ -18,8 +18,16 @@ from bench import _lightgbm_peer, _machine, _metrics, _river_peer, _trunks, _vw_
 from bench._engine_pass import EnginePass, run
 from bench._peer_features import hour, plain, recency
 from bench._registry import BenchError, Options, Result, say
-from bench._rows import CONTEXT, FloatArray, codes, events_of, impressions_of, steps_by_list, touched
-from bench._sessions import touches_and_lists
+from bench._rows import (
+    CONTEXT,
+    FloatArray,
+    codes,
+    events_of,
+    impressions_of,
+    steps_by_list,
+    touched,
+    touches_of,
+)
 from contracts.scenario import Scenario
 from replay.errors import LogError
 from replay.log import RecordedLog
@@ -129,10 +137,10 @@ class _Measured:
         """River and Vowpal Wabbit, with and without a feature of recency."""
         shown, clicked = self._shown, self._clicked
         steps = steps_by_list(codes(shown["request_id"]))
-        touches, lists = touches_and_lists(self._log, self._events, shown)
-        count, _ = touched(lists, touches, ["user_id", "item_id"])
+        touches = touches_of(self._events)
+        count, _ = touched(shown, touches, ["user_id", "item_id"])
         features = plain(shown, clicked, steps, ["item_id"], count).with_columns(hour(shown))
-        timed = features.with_columns(recency(lists, touches, ["user_id", "item_id"], "since"))
+        timed = features.with_columns(recency(shown, touches, ["user_id", "item_id"], "since"))
         each = {"": features, "_recency": timed}
         vw, river = {}, {}
         for suffix, columns in each.items():

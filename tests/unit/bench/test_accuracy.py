@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bench import _sessions, accuracy
+from bench import accuracy
 from bench._metrics import METRICS
 from bench._registry import BenchError, Options
-from bench._rows import events_of, impressions_of, touched
+from bench._rows import events_of, impressions_of, touched, touches_of
 from replay.open_log import open_log
 
 LISTS, SHOWN = 120, 6
@@ -96,20 +96,10 @@ def test_peers_see_the_sessions_and_not_the_click_itself(result: dict, folder: P
     log = open_log(f"trivago:{folder}")
     events = events_of(log)
     shown = impressions_of(events)
-    touches, lists = _sessions.touches_and_lists(log, events, shown)
-    count, _ = touched(lists, touches, ["user_id", "item_id"])
+    count, _ = touched(shown, touches_of(events), ["user_id", "item_id"])
     clicked = pl.read_parquet(folder / "impressions.parquet")["clicked"].to_numpy() > 0
     first = np.arange(len(count)) < SHOWN
     assert count[first].sum() == 1 and 0.7 < (count[clicked] > 0).mean() < 0.95
-
-
-def test_without_sessions_the_log_s_own_clicks_are_the_touches(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "impressions.parquet").write_bytes((folder / "impressions.parquet").read_bytes())
-    log = open_log(f"trivago:{tmp_path}")
-    events = events_of(log)
-    shown = impressions_of(events)
-    touches, lists = _sessions.touches_and_lists(log, events, shown)
-    assert touches.height == 2 * LISTS and lists is shown
 
 
 @pytest.mark.parametrize("name", ["taobao", "nothing.parquet", "trivago:/no/such/folder"])

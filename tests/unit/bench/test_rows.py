@@ -50,19 +50,14 @@ def test_past_clicks_are_those_that_were_learned() -> None:
     # The third row's click is not known yet.
 
 
-def frame(rows: list[tuple[str, int, int]]) -> pl.DataFrame:
-    return pl.DataFrame(rows, ("user_id", "event_time", "step"), orient="row").with_columns(
-        pl.lit("s").alias("session_id")
-    )
+def frame(rows: list[tuple[str, int]]) -> pl.DataFrame:
+    return pl.DataFrame(rows, ("user_id", "event_time"), orient="row")
 
 
-def test_a_touch_of_the_same_moment_counts_by_its_step_only() -> None:
-    shown = frame([("u", 1_000, 5), ("v", 1_000, 5)])
-    touches = frame([("u", 400, 1), ("u", 1_000, 4), ("u", 1_000, 5), ("u", 1_000, 6), ("u", 2_000, 2)])
+def test_a_touch_of_the_same_moment_is_no_touch_before() -> None:
+    shown = frame([("u", 1_000), ("v", 1_000)])
+    touches = frame([("u", 400), ("u", 1_000), ("u", 2_000)])
     count, ago = touched(shown, touches, ["user_id"])
-    assert (count.tolist(), ago.tolist()) == ([2, 0], [0, -1])
-    without = [each.drop("session_id", "step") for each in (shown, touches)]
-    count, ago = touched(without[0], without[1], ["user_id"])
     assert (count.tolist(), ago.tolist()) == ([1, 0], [600, -1])
 
 
