@@ -30,7 +30,17 @@ def listing() -> str:
     help="kafka, embedded, or host:port of one that runs.  [default: kafka where KAFKA_HOME and Java are]",
 )
 @click.option("--repeats", type=click.IntRange(min=1), help="How often each side is measured.")
-def main(name: str | None, quick: bool, out: Path | None, broker: str | None, repeats: int | None) -> None:
+@click.option("--log", metavar="LOG", help="accuracy: trivago, or trivago:FOLDER.  [default: trivago]")
+@click.option("--seeds", type=click.IntRange(min=1), help="night: how many simulated nights.  [default: 5]")
+def main(
+    name: str | None,
+    quick: bool,
+    out: Path | None,
+    broker: str | None,
+    repeats: int | None,
+    log: str | None,
+    seeds: int | None,
+) -> None:
     """Measure figure NAME beside its peer and its limit; without NAME list what there is.
 
     Status 1 where a limit does not hold, 2 where nothing could be measured.
@@ -42,7 +52,7 @@ def main(name: str | None, quick: bool, out: Path | None, broker: str | None, re
         raise click.UsageError(f"no figure {name!r}; there are {', '.join(FIGURES)}, and {ALL}")
     # A terminated run must end its children and drop its folders as one that is interrupted does.
     signal.signal(signal.SIGTERM, _terminated)
-    options = Options(quick=quick, broker=broker, repeats=repeats)
+    options = Options(quick=quick, broker=broker, repeats=repeats, log=log, seeds=seeds)
     results, broken = {}, []
     for each in FIGURES if name == ALL else (name,):
         figure = load(each)

@@ -18,7 +18,10 @@ from clients.connection import forget_security
 from surgeline.local.broker import Broker, BrokerUnavailable, kafka_home
 from surgeline.local.broker import BrokerError as StartError
 
-PACKAGES = ("faust-streaming", "aiokafka", "msgspec", "numpy", "river", "rocksdict")
+PACKAGES = (
+    *("faust-streaming", "aiokafka", "msgspec", "numpy", "river", "rocksdict"),
+    *("lightgbm", "vowpalwabbit"),
+)
 
 
 class OnBroker(NamedTuple):

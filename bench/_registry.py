@@ -7,6 +7,7 @@ A figure is a module with ``measure(options) -> dict`` (JSON, its keys are an in
 from __future__ import annotations
 
 import importlib
+import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -19,12 +20,15 @@ Result = dict[str, Any]
 class Options:
     """``broker``: ``kafka``, ``embedded``, ``host:port``, or None for the best that this machine has.
 
-    ``repeats``: how often each side is measured; None leaves it to the figure.
+    ``repeats``: how often each side is measured; ``log``: the recorded log that is measured on; ``seeds``:
+    how many simulated nights. None leaves each to the figure, and figures without a use for one pass it by.
     """
 
     quick: bool = False
     broker: str | None = None
     repeats: int | None = None
+    log: str | None = None
+    seeds: int | None = None
 
 
 class Figure(Protocol):
@@ -51,11 +55,20 @@ class Entry(NamedTuple):
 FIGURES: dict[str, Entry] = {
     "throughput": Entry("bench.throughput", "Events/s beside an idiomatic Faust agent and a bare fetch."),
     "memory": Entry("bench.memory", "Bytes of each thing that is held, beside a plain dictionary."),
+    "accuracy": Entry(
+        "bench.accuracy", "Clicks of a real log foretold, beside trees, River and Vowpal Wabbit."
+    ),
+    "night": Entry("bench.night", "Clicks of simulated nights foretold, between frozen and hindsight."),
 }
 
 
 class BenchError(SurgelineError, RuntimeError):
     """A figure could not be measured, or what ran did not do its job: there is no number then."""
+
+
+def say(what: str) -> None:
+    """A line about what goes on, to standard error."""
+    print(f".. {what}", file=sys.stderr, flush=True)
 
 
 def load(name: str) -> Figure:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
-from bench._registry import BenchError, Result
+from bench._registry import BenchError, Result, say
 from clients.connection import connection
 from clients.launch import Child
 from contracts.events import BEHAVIOUR
@@ -180,7 +180,3 @@ async def last_weights(bootstrap: str, topic: str) -> Weights:
         await consumer.stop()
     assert isinstance(record.value, bytes)
     return decode_weights(record.value)
-
-
-def say(what: str) -> None:
-    print(f".. {what}", file=sys.stderr, flush=True)

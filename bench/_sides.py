@@ -10,8 +10,8 @@ import time
 
 import msgspec
 
-from bench._registry import BenchError, Result
-from bench._run import PARTITIONS, Run, create, last_weights, say, worker, write_scenario
+from bench._registry import BenchError, Result, say
+from bench._run import PARTITIONS, Run, create, last_weights, worker, write_scenario
 from bench._watch import Counts, Rate, Sample, between, get, prometheus, steady, watch
 from clients.launch import Child
 from contracts.events import ACTIONS

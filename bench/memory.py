@@ -12,7 +12,7 @@ import json
 import sys
 
 from bench import _machine
-from bench._registry import BenchError, Options, Result
+from bench._registry import BenchError, Options, Result, say
 from clients.launch import finish
 
 #: A remembered impression must be at least this many times smaller than the peer's, and no larger than this.
@@ -52,7 +52,7 @@ def measure(options: Options) -> Result:
 
 
 def _side(side: str, rows: int) -> Result:
-    print(f".. {side}", file=sys.stderr, flush=True)
+    say(side)
     command = [sys.executable, "-m", "bench._memory_sides", side, str(rows)]
     done = finish(command)
     if done.returncode:

@@ -9,6 +9,7 @@ SurgelineError
 ├─ ScenarioError (ValueError) - contracts.scenario
 │  └─ ConnectionSettingsError - clients.connection
 ├─ WeightsError (ValueError) - contracts.weights
+├─ FeaturesError (ValueError) - features.errors
 ├─ TrunkError (ValueError) - models.deep.manifest
 ├─ LearnerStateError (ValueError) - models.online.codec
 ├─ TrainError (ValueError) - models.train

@@ -39,6 +39,13 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 
     ``isolation``: ``read_committed`` leaves out records of aborted transactions, and those of open ones until
     they are committed; ``read_uncommitted`` learns from all of them.
+
+    ``impressions``: where impressions are read from. ``actions``: where actions are read from.
+    ``behaviours``: where everything else that users do is read from.
+    ``dead_letter``: where refused records go, with the reason. ``weights``: where workers publish weights and
+    serving reads them (compacted). ``features``: where workers publish feature rows and serving reads them
+    (compacted). ``partitions``: of each source topic, where `surgeline topics` creates it.
+    ``replication``: of every topic that it creates.
     """
 
     impressions: TopicName = "surgeline-impressions"
@@ -69,6 +76,7 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Event-time rules, all in seconds.
 
+    ``tick_s``: how often the engine learns, checkpoints and publishes.
     ``label_window_s``: an impression becomes a sample this long after it was shown; clicks until then
     decide its label. ``join_limit_s``: an impression is remembered this long for later actions and for
     dropping duplicates, and an action waits this long for its impression. ``lateness_s``: how far the
@@ -91,8 +99,10 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 
 
 class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """What a worker remembers. ``cached_rows`` bounds the feature rows in memory, all tables together; the
-    rest stay in RocksDB. Rows that nothing moved for ``forget_s`` of event time are deleted.
+    """What a worker remembers.
+
+    ``cached_rows``: feature rows in memory at most, all tables together; the rest stay in RocksDB.
+    ``forget_s``: rows that nothing moved for so long (event time) are deleted.
     """
 
     cached_rows: Annotated[int, msgspec.Meta(ge=1_000)] = 2_000_000
@@ -102,10 +112,10 @@ class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """The online experts.
 
-    ``prior_precision`` pulls the last layer to the frozen one, ``feature_prior_precision`` pulls weights
-    of real-time features to zero; ``half_life_s`` is the forgetting of old evidence (event time).
-    ``river`` names River learners; each learns at most ``river_samples_per_tick`` samples a tick (what
-    is skipped is counted).
+    ``prior_precision``: how strongly the last layer is pulled to the frozen one. ``feature_prior_precision``:
+    how strongly weights of real-time features are pulled to zero. ``half_life_s``: after so long, in event
+    time, old evidence is worth half. ``river``: River learners, of ftrl, logistic and sgd, none twice.
+    ``river_samples_per_tick``: what each of these learns in a tick at most; what it skips is counted.
     """
 
     prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 5.0
@@ -119,6 +129,11 @@ class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
     """How to connect to Kafka; empty: as the environment says, see ``clients.connection``.
 
     Passwords and tokens have no field here: a scenario is shared and kept in version control.
+
+    ``security_protocol``: PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL. ``sasl_mechanism``: PLAIN,
+    SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER. ``sasl_username``: who connects. ``ssl_cafile``: the
+    certificates that a broker's is checked with. ``ssl_certfile``: our own certificate, where brokers ask for
+    one. ``ssl_keyfile``: its key. ``ssl_check_hostname``: whether a broker's certificate must name its host.
     """
 
     security_protocol: str = ""
@@ -137,9 +152,12 @@ class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 
 
 class Scenario(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """All settings of an engine. ``trunk`` is a folder that ``python -m models.train`` wrote.
+    """All settings of an engine.
 
-    ``features`` is what ``features.declared`` reads: without a family in it, good defaults.
+    ``name``: names the consumer group and the state folder. ``trunk``: the folder of a trunk that `surgeline
+    train` wrote; empty: the home folder's, where there is one.
+
+    ``features``: what ``features.declared`` reads; without a family in it, good defaults.
     """
 
     name: TopicName = "surgeline"

@@ -27,7 +27,7 @@ class Family(Protocol):
 
     A family may have more: ``provides()``, the key columns that it works out (``batch.provide``);
     ``reads_keys()``, the key columns that it reads beside those of its blocks; ``reads_columns(scope)``, the
-    features of others whose ``batch.columns`` it reads.
+    features of others whose ``batch.columns`` it reads; ``name``, where two entries of one name cannot be.
     """
 
     def kinds(self) -> tuple[str, ...]: ...

@@ -65,6 +65,20 @@ class Lists(NamedTuple):
     starts: npt.NDArray[np.int64]
 
 
+class Sequence(NamedTuple):
+    """The last events of each impression's key, (impressions, keep), the newest first; zeros behind the end.
+
+    ``items``, ``categories``, ``shops``: keys, their lowest 53 bits. ``kinds``: numbers of ``Scope.kinds``.
+    ``ages``: 1 + floor(2 log2(1 + seconds ago)), so that 0 is no event.
+    """
+
+    items: Keys
+    categories: Keys
+    shops: Keys
+    kinds: npt.NDArray[np.int16]
+    ages: npt.NDArray[np.int16]
+
+
 class Pass:
     """One batch on its way through a plan.
 
@@ -72,6 +86,7 @@ class Pass:
     ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
     ``keys[name]`` (events,): key columns, those that families have worked out among them.
     ``columns[name]`` (impressions,): features that are worked out already, before they are bounded.
+    ``sequences[key]`` and ``crossings[name]``: what the families of these names work out.
     ``memo``: what families share, by a key of theirs. ``united``: the blocks that run for others.
     ``wanted``: key columns that something asks for, or ``None`` where that is not known.
     """
@@ -89,6 +104,8 @@ class Pass:
         self.known: dict[str, FloatArray] = {}
         self.keys: dict[str, Keys] = dict(events.keys)
         self.columns: dict[str, FloatArray] = {}
+        self.sequences: dict[str, Sequence] = {}
+        self.crossings: dict[str, Keys] = {}
         self.memo: dict[Any, Any] = {}
         self._united = {} if united is None else united
         self._wanted = wanted

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from features.hashing import Keys, hash_numbers
 from features.order import is_family, ordered, united
 from features.passes import Block, Pass
 from features.rows import Slots, Values
-from features.scope import Scope
+from features.scope import NUMBERS, Scope
 
 FloatArray32 = npt.NDArray[np.float32]
 
@@ -69,10 +69,12 @@ class Plan:
         self.features: list[Feature] = []
         self._gives: dict[str, Family] = {}
         self._named: dict[Family, list[str]] = {}
+        seen: set[Any] = set()
         for where, family in families:
             family.check(scope, where)
-            if family in self._named:
+            if (type(family), getattr(family, "name", family)) in seen:
                 raise FeaturesError(f"{where}: is declared twice")
+            seen.add((type(family), getattr(family, "name", family)))
             self._named[family] = []
             for feature in family.features(scope):
                 if feature.name in self._gives:
@@ -80,6 +82,11 @@ class Plan:
                 self._gives[feature.name] = family
                 self._named[family].append(feature.name)
                 self.features.append(feature)
+        for where, family in families:
+            for column in getattr(family, "reads_columns", lambda _: ())(scope):
+                if column not in self._gives:
+                    allowed = f"{', '.join(NUMBERS)} and the features of other entries"
+                    raise FeaturesError(f"{where}: no column {column!r}; allowed are {allowed}")
         self._united = united(block for family in self.families for block in family.blocks(scope))
         self._steps = ordered(self.families, scope, self._united, self._gives)
         self.tables: dict[str, Layout] = {}

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from state.errors import StateFormatError
 from state.formulas import GLOBAL, GLOBAL_ENTITY, TABLES, feature_names, features
+from state.keys import FEATURES
 from state.store import Batch, Store
 from state.tables import DecayedCounts
 
 IntArray = npt.NDArray[np.int64]
-_LAYOUT_KEY = b"meta/features"
 
 
 class RealTimeFeatures:
@@ -55,7 +55,7 @@ class RealTimeFeatures:
 
     def write(self, batch: Batch) -> int:
         """Add every changed row to ``batch``; returns how many."""
-        batch.put(_LAYOUT_KEY, self._layout())
+        batch.put(FEATURES, self._layout())
         return sum(table.write(batch) for table in self.tables.values())
 
     def take_changed(self) -> list[tuple[str, str, bytes]]:
@@ -90,7 +90,7 @@ class RealTimeFeatures:
         return ",".join(f"{half_life:g}" for half_life in self.half_lives_s).encode()
 
     def _check_layout(self, store: Store) -> None:
-        stored = store.get(_LAYOUT_KEY)
+        stored = store.get(FEATURES)
         if stored is not None and stored != self._layout():
             raise StateFormatError(
                 f"state in {store.path} was written with features.half_lives_s = "

@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from state.errors import StateDamagedError
+from state.keys import SEGMENT_MASKS, SEGMENT_PAYLOAD
 from state.orphans import MAX_ORPHANS, Orphans
 from state.row_index import HashArray, hashes_of
-from state.segments import MASKS, PAYLOAD, FloatArray32, IntArray, Remembered, Segment, number, stored
+from state.segments import FloatArray32, IntArray, Remembered, Segment, number, stored
 from state.spilled import Found, Spilled
 from state.store import Batch, Store
 
@@ -307,13 +308,13 @@ class Join:
             if not live.written:
                 live.put_columns(batch)
                 if live.open:
-                    batch.put(PAYLOAD + number(live.base), live.packed_payload())
+                    batch.put(SEGMENT_PAYLOAD + number(live.base), live.packed_payload())
                 live.written = True
                 self._note_masks(live)
         for live in self._masks_changed:
             live.masks_changed = False
             if live.base >= self._first_base():
-                batch.put(MASKS + number(live.base), live.masks.tobytes())
+                batch.put(SEGMENT_MASKS + number(live.base), live.masks.tobytes())
         self._masks_changed = []
         self._orphans.write(batch)
 
@@ -365,7 +366,7 @@ class Join:
         live.open = False
         live.features = live.predictions = None
         if live.written:
-            self._deletes.append(PAYLOAD + number(live.base))
+            self._deletes.append(SEGMENT_PAYLOAD + number(live.base))
 
     def _note_masks(self, live: Remembered) -> None:
         if not live.masks_changed:

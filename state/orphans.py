@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from state.errors import decoding
+from state.keys import ORPHAN
 from state.store import Batch, Store
 
 #: Actions that may wait. One takes about 400 bytes.
 MAX_ORPHANS = 200_000
 
-_KEY = b"orphan/"
 #: (bit, time, expiry), times in ms.
 Waiting = tuple[int, int, int]
 
@@ -99,7 +99,7 @@ class Orphans:
     def write(self, batch: Batch) -> None:
         """Add what changed since the last ``write`` to ``batch``."""
         for impression_id in sorted(self._changed):
-            key = _KEY + impression_id.encode()
+            key = ORPHAN + impression_id.encode()
             waiting = self._waiting.get(impression_id)
             if waiting:
                 batch.put(key, msgspec.msgpack.encode(waiting))
@@ -110,9 +110,9 @@ class Orphans:
     def restore(self) -> None:
         """Load what the last checkpoint wrote."""
         due: dict[int, set[str]] = {}
-        for key, value in self._store.scan(_KEY):
+        for key, value in self._store.scan(ORPHAN):
             with decoding(self._store.path, f"waiting action {key!r}"):
-                impression_id = key[len(_KEY) :].decode()
+                impression_id = key[len(ORPHAN) :].decode()
                 waiting = msgspec.msgpack.decode(value, type=list[Waiting])
             self._waiting[impression_id] = waiting
             self._count += len(waiting)

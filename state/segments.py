@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from state.errors import StateDamagedError, decoding
+from state.keys import SEGMENT_COLUMNS, SEGMENT_MASKS, SEGMENT_PAYLOAD
 from state.row_index import HashArray, hashes_of
 from state.store import Batch, Store
 
@@ -23,7 +24,6 @@ FloatArray32 = npt.NDArray[np.float32]
 #: A row that is read back costs one look-up in RocksDB and the decoding of so many rows.
 BLOCK_ROWS = 32
 
-COLUMNS, PAYLOAD, MASKS = b"seg/columns/", b"seg/payload/", b"seg/masks/"
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -95,7 +95,10 @@ class Remembered:
 
     def keys(self) -> list[bytes]:
         """Everything that is on disk of a closed segment."""
-        return [MASKS + number(self.base), *(COLUMNS + number(block) for block in self.blocks())]
+        return [
+            SEGMENT_MASKS + number(self.base),
+            *(SEGMENT_COLUMNS + number(block) for block in self.blocks()),
+        ]
 
     def put_columns(self, batch: Batch) -> None:
         """Add the blocks to ``batch``."""
@@ -113,7 +116,7 @@ class Remembered:
                 categories=whole.categories[rows],
                 positions=whole.positions[rows],
             )
-            batch.put(COLUMNS + number(block), _encode(part))
+            batch.put(SEGMENT_COLUMNS + number(block), _encode(part))
 
     def packed_payload(self) -> bytes:
         """What the experts saw and said, as it is stored."""
@@ -143,7 +146,7 @@ def read_block(store: Store, block: int, data: bytes | None = None) -> Segment:
 
     Raises ``StateDamagedError`` where it is not there: what memory knows of must be on disk.
     """
-    data = data or store.get(COLUMNS + number(block))
+    data = data or store.get(SEGMENT_COLUMNS + number(block))
     if data is None:
         raise StateDamagedError(store.path, f"impression {block} of the join is gone")
     with decoding(store.path, f"impression {block} of the join"):
@@ -184,14 +187,14 @@ def stored(store: Store) -> Iterator[Remembered]:
     folder = store.path
     blocks: list[Segment] = []
     masks, segments, end = b"", 0, -1
-    for key, value in store.scan(COLUMNS):
-        name = key[len(COLUMNS) :]
+    for key, value in store.scan(SEGMENT_COLUMNS):
+        name = key[len(SEGMENT_COLUMNS) :]
         with decoding(folder, f"segment {name.hex()} of the join"):
             block = _checked(value, int.from_bytes(name, "big"))
             if end not in (-1, block.base):
                 raise ValueError(f"it does not follow impression {end}")
             if not blocks:
-                masks = store.get(MASKS + name) or b""
+                masks = store.get(SEGMENT_MASKS + name) or b""
             blocks.append(block)
             end = block.base + len(block)
             rows = end - blocks[0].base
@@ -201,7 +204,7 @@ def stored(store: Store) -> Iterator[Remembered]:
         if live is not None:
             yield live
             blocks, segments = [], segments + 1
-    masked = sum(1 for _ in store.scan(MASKS))
+    masked = sum(1 for _ in store.scan(SEGMENT_MASKS))
     if blocks or masked != segments:
         raise StateDamagedError(folder, f"{masked} segments of the join have masks, {segments} are whole")
 
@@ -212,7 +215,7 @@ def _whole(store: Store, blocks: list[Segment], masks: bytes) -> Remembered:
     # All blocks but the last are full.
     one.block_rows = max(len(blocks[0]), 1)
     one.written = True
-    payload = store.get(PAYLOAD + number(one.base))
+    payload = store.get(SEGMENT_PAYLOAD + number(one.base))
     if payload is None:
         one.open = False
     else:

@@ -6,8 +6,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from state.keys import SEGMENT_COLUMNS
 from state.row_index import HashArray, RowIndex
-from state.segments import COLUMNS, Remembered, Segment, number, read_block
+from state.segments import Remembered, Segment, number, read_block
 from state.store import Store
 
 #: Rows of blocks that were read last and stay decoded, at about 450 bytes each; one block is always kept.
@@ -94,7 +95,7 @@ class Spilled:
     def _blocks(self, wanted: Sequence[int]) -> list[Segment]:
         """Blocks by the number of their first row."""
         missing = [block for block in wanted if block not in self._cache]
-        data = self._store.get_many([COLUMNS + number(block) for block in missing]) if missing else []
+        data = self._store.get_many([SEGMENT_COLUMNS + number(block) for block in missing]) if missing else []
         read = {
             block: read_block(self._store, block, value) for block, value in zip(missing, data, strict=True)
         }

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from state.errors import decoding
 from state.formulas import COUNTS, FloatArray, decay, unpack_row
+from state.keys import rows_of
 from state.republish import Republish
 from state.store import Batch, Store
 
@@ -33,7 +34,7 @@ class DecayedCounts:
         self.evicted = 0
         self._half_lives_ms: FloatArray = np.asarray(self.half_lives_s, dtype=np.float64) * 1000.0
         self._store = store
-        self._prefix = f"row/{name}/".encode()
+        self._prefix = rows_of(name)
         self._cached_rows = cached_rows
         self._slots: dict[str, int] = {}
         self._entities: list[str] = []

@@ -10,11 +10,11 @@ from state.joins.join import JoinCounts
 
 from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
+from state.joins.join import JoinCounts
+from state.keys import META_BEGUN, META_FORMAT, LEARNERS, PROGRESS, mark_format
 from state.store import Batch, Store
 from stream.lane import NEVER
 from stream.resume import Known
-
-_PROGRESS, _LEARNERS, _BEGUN = b"meta/engine", b"meta/learners", b"meta/begun"
 
 
 class Sent(msgspec.Struct):
@@ -75,10 +75,11 @@ class Progress(msgspec.Struct):
 
 def begin(store: Store) -> bool:
     """Mark a store as begun, where no write-ahead log is needed to find that. False if it was already."""
-    if store.get(_BEGUN) is not None:
+    if store.get(META_BEGUN) is not None:
         return False
     batch = Batch()
-    batch.put(_BEGUN, b"1")
+    batch.put(META_BEGUN, b"1")
+    mark_format(batch)
     store.commit(batch)
     store.flush()
     return True
@@ -86,8 +87,8 @@ def begin(store: Store) -> bool:
 
 def write_progress(batch: Batch, progress: Progress, learners: bytes) -> None:
     """Add ``progress`` and the learners' state to ``batch``."""
-    batch.put(_PROGRESS, msgspec.msgpack.encode(progress))
-    batch.put(_LEARNERS, learners)
+    batch.put(PROGRESS, msgspec.msgpack.encode(progress))
+    batch.put(LEARNERS, learners)
 
 
 def read_progress(store: Store, tick_ms: int) -> tuple[Progress, bytes] | None:
@@ -96,9 +97,9 @@ def read_progress(store: Store, tick_ms: int) -> tuple[Progress, bytes] | None:
     Raises ``StateFormatError`` where the state is damaged, or of another tick length. What a state of another
     trunk is good for, ``stream.new_trunk`` knows.
     """
-    data, learners = store.get(_PROGRESS), store.get(_LEARNERS)
+    data, learners = store.get(PROGRESS), store.get(LEARNERS)
     if data is None:
-        if any(key != _BEGUN for key, _ in store.scan(b"")):
+        if any(key not in (META_BEGUN, META_FORMAT) for key, _ in store.scan(b"")):
             raise StateDamagedError(store.path, "there are rows, but not how far it has come")
         return None
     with decoding(store.path, "how far it has come, unless another version of Surgeline wrote it"):

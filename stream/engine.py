@@ -21,6 +21,7 @@ from contracts.weights import Watermarks, Weights
 from features.declared import plan_from
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
+from state.keys import check_format
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
@@ -58,6 +59,7 @@ class Engine:
         source: str = "0",
         clock: Clock | None = None,
     ) -> None:
+        check_format(store)
         times, learners = scenario.times, scenario.learners
         self.scenario = scenario
         self.store = store

@@ -236,25 +236,6 @@ def _counters(engine: Engine) -> Iterator[Metric]:
     yield counter("surgeline_feature_rows_published_total", "Feature rows sent", sent.feature_rows)
 
 
-def _learner_gauges(engine: Engine) -> Iterator[Metric]:
-    """Every name in full, so that a search for what a dashboard asks for finds it."""
-    told, window = engine.panel.metrics(), engine.panel.window_metrics()
-
-    def known(figures: dict[str, LearnerMetrics], name: str) -> dict[tuple[str, ...], float]:
-        values = {(learner,): getattr(of_one, name) for learner, of_one in figures.items()}
-        return {learner: value for learner, value in values.items() if value is not None}
-
-    auc, loss = "AUC from binned scores", "Log loss"
-    pcoc = "Predicted over observed clicks, 1 is calibrated"
-    recent = "of the last ten minutes of ticks"
-    yield gauge("surgeline_auc", f"{auc}, progressive", known(told, "auc"), "learner")
-    yield gauge("surgeline_log_loss", f"{loss}, progressive", known(told, "log_loss"), "learner")
-    yield gauge("surgeline_pcoc", f"{pcoc}, progressive", known(told, "pcoc"), "learner")
-    yield gauge("surgeline_auc_window", f"{auc}, {recent}", known(window, "auc"), "learner")
-    yield gauge("surgeline_log_loss_window", f"{loss}, {recent}", known(window, "log_loss"), "learner")
-    yield gauge("surgeline_pcoc_window", f"{pcoc}, {recent}", known(window, "pcoc"), "learner")
-
-
 def _gauges(engine: Engine) -> Iterator[Metric]:
     yield from _learner_gauges(engine)
     yield gauge("surgeline_buffered_events", "Events that wait for a tick", engine.timeline.buffered)

@@ -14,12 +14,13 @@ from state.joins.join import Join
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from state.errors import StateFormatError, decoding, start_anew
+from state.joins.join import Join
+from state.keys import ASIDE
 from state.store import Batch, Store
 from stream.checkpoint import Progress
 from stream.lane import NEVER
 from stream.notices import Notices
 
-_ASIDE = b"meta/aside/"
 #: Learners of this many earlier trunks are kept, so that going back to one costs nothing.
 KEPT_TRUNKS = 4
 
@@ -89,15 +90,15 @@ def _swap(store: Store, old: Aside, wanted: str) -> Aside | None:
     Written at once and not with the next checkpoint: until that lands, ``progress`` still names the old
     trunk, and a worker that is killed in between does the same again.
     """
-    found = {key: _read(store, value) for key, value in store.scan(_ASIDE)}
-    found[_ASIDE + old.trunk_hash.encode()] = old
+    found = {key: _read(store, value) for key, value in store.scan(ASIDE)}
+    found[ASIDE + old.trunk_hash.encode()] = old
     batch = Batch()
-    batch.put(_ASIDE + old.trunk_hash.encode(), msgspec.msgpack.encode(old))
+    batch.put(ASIDE + old.trunk_hash.encode(), msgspec.msgpack.encode(old))
     newest = sorted(found, key=lambda key: found[key].version, reverse=True)
     for key in newest[KEPT_TRUNKS:]:
         batch.delete(key)
     store.commit(batch)
-    return found.get(_ASIDE + wanted.encode())
+    return found.get(ASIDE + wanted.encode())
 
 
 def _read(store: Store, data: bytes) -> Aside:

@@ -8,6 +8,10 @@ For a rate ``a/b`` at half-life h with counts c as of the impression::
 towards ``BASE_RATE``. ``everything`` itself is compared with ``BASE_RATE``. A volume is
 ``log(1 + c) / 5``; a velocity the log of one half-life's events a second over the next longer one's.
 
+A kind may carry a weight, as in "impression.expected": ``value`` (money: "purchase.value/click" is the amount
+a click), ``place`` (from 1 on: "click.place/impression.place"), ``expected`` and ``examined``
+(``clicked_places``: "click/impression.expected" are clicks over expected clicks).
+
 Sources: hierarchical smoothing of rare keys as in He et al., "Practical lessons from predicting clicks on ads
 at Facebook" (ADKDD 2014), section 4, and Chapelle, Manavoglu, Rosales, "Simple and scalable response
 prediction" (TIST 2014), section 3; real-time counts of a sale at several half-lives.
@@ -29,6 +33,7 @@ import numpy.typing as npt
 from features.compiled import kernel
 from features.errors import FeaturesError
 from features.events import FloatArray
+from features.families.clicked_places import clicked_places
 from features.families.count_rows import CountRows, Quantity, count_rows
 from features.family import Feature
 from features.passes import Block, Pass
@@ -41,6 +46,11 @@ VOLUME_SCALE = 5.0
 LARGEST = 20.0
 #: Events a second that both sides of a velocity have in any case.
 FLOOR = 1e-3
+#: What may stand behind a kind, and the number of an event that it is.
+WEIGHTS = {"value": "value", "place": "place_from_1", "expected": "expected", "examined": "examined"}
+#: Weights that are worked out from the places of clicks.
+BY_PLACE = ("expected", "examined")
+CLICK = "click"
 
 HalfLife = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
 
@@ -63,7 +73,13 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind that is counted."""
-        both = [kind for rate in self.rates for kind in rate.split("/")]
+        named = [weighted(name) for name in self.counted()]
+        clicks = [CLICK for _, weight in named if weight in BY_PLACE]
+        return tuple(dict.fromkeys((*(kind for kind, _ in named), *clicks)))
+
+    def counted(self) -> tuple[str, ...]:
+        """Everything that is counted: kinds, some with a weight."""
+        both = [side for rate in self.rates for side in rate.split("/")]
         return tuple(dict.fromkeys((*both, *self.volumes, *self.velocities)))
 
     def check(self, scope: Scope, where: str) -> None:
@@ -107,7 +123,8 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
         out: list[FloatArray] = []
         if self.rates:
             columns = len(self.rates) * len(self.half_lives_s)
-            base: FloatArray = np.full((columns, batch.impressions), BASE_RATE)
+            base: FloatArray = np.empty((columns, batch.impressions))
+            base[:] = np.repeat([_base(rate) for rate in self.rates], len(self.half_lives_s))[:, None]
             found = base
             for block in reversed(blocks):
                 base, found = found, self._smoothed(batch, block, found, scope)
@@ -137,9 +154,11 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
         ran, raw = batch.read(block)
         above = _columns(ran, tuple(r.split("/")[0] for r in self.rates), self.half_lives_s, scope)
         below = _columns(ran, tuple(r.split("/")[1] for r in self.rates), self.half_lives_s, scope)
-        weight = self.smoothing if self.smoothing is not None else scope.smoothing
+        smoothing = self.smoothing if self.smoothing is not None else scope.smoothing
+        weight = np.repeat([_worth(rate) for rate in self.rates], len(self.half_lives_s))
+        weight *= BASE_WEIGHT if everything else smoothing
         out = np.empty_like(base)
-        _smooth(raw, above, below, base, BASE_WEIGHT if everything else weight, out)
+        _smooth(raw, above, below, base, weight, out)
         if everything:
             batch.memo[shared] = out
         return out
@@ -147,8 +166,36 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
 
 @lru_cache(maxsize=1024)
 def _blocks(family: Counts, scope: Scope) -> tuple[CountRows, ...]:
-    quantities = [Quantity(scope.numbers(kind)) for kind in family.kinds()]
-    return tuple(count_rows(key, quantities, family.half_lives_s) for key in family.chain())
+    quantities = [quantity(name, scope) for name in family.counted()]
+    by_place = any(weighted(name)[1] in BY_PLACE for name in family.counted())
+    after = (clicked_places(scope, CLICK),) if by_place else ()
+    return tuple(count_rows(key, quantities, family.half_lives_s, after) for key in family.chain())
+
+
+def weighted(name: str) -> tuple[str, str]:
+    """A kind and its weight, "" where it has none.
+
+    >>> weighted("purchase.value"), weighted("clickout item")
+    (('purchase', 'value'), ('clickout item', ''))
+    """
+    kind, _, weight = name.rpartition(".")
+    return (kind, weight) if kind and weight in WEIGHTS else (name, "")
+
+
+def quantity(name: str, scope: Scope) -> Quantity:
+    """What a name counts."""
+    kind, weight = weighted(name)
+    return Quantity(scope.numbers(kind), WEIGHTS.get(weight, ""))
+
+
+def _base(rate: str) -> float:
+    """What is assumed before anything was seen: of clicks over expected ones, as many."""
+    return 1.0 if weighted(rate.split("/")[1])[1] == "expected" else BASE_RATE
+
+
+def _worth(rate: str) -> float:
+    """An impression in the unit below the line: expected clicks are as many as it has on the mean."""
+    return BASE_RATE if weighted(rate.split("/")[1])[1] == "expected" else 1.0
 
 
 @lru_cache(maxsize=4096)
@@ -156,11 +203,11 @@ def _columns(
     ran: CountRows, kinds: tuple[str, ...], half_lives_s: tuple[float, ...], scope: Scope
 ) -> npt.NDArray[np.int64]:
     """Where kinds, each at all half-lives, are read."""
-    return ran.columns((Quantity(scope.numbers(kind)), h) for kind in kinds for h in half_lives_s)
+    return ran.columns((quantity(kind, scope), float(h)) for kind in kinds for h in half_lives_s)
 
 
 @kernel
 def _smooth(raw, above, below, base, weight, out):  # type: ignore[no-untyped-def]
     for i in range(len(raw)):
         for k in range(len(above)):
-            out[k, i] = (raw[i, above[k]] + weight * base[k, i]) / (raw[i, below[k]] + weight)
+            out[k, i] = (raw[i, above[k]] + weight[k] * base[k, i]) / (raw[i, below[k]] + weight[k])

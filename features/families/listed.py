@@ -3,7 +3,7 @@
 ``rank``: share of the list that is smaller (ties half), 0..1. ``log_over_mean``, ``log_over_least``:
 log((1 + x) / (1 + mean or least of the list)). ``gap_above``, ``gap_below``: log((1 + x) / (1 + the
 neighbour's)). ``size``: log(1 + impressions in the list) / 5. Impressions whose number is unknown are left
-out of the others' figures.
+out of the others' figures. A feature x of another entry, a logarithm mostly, counts as exp(x) - 1.
 
 Source: RecSys Challenge 2019 solutions (price rank and price beside its neighbours). Ranges: +-20.
 """
@@ -28,7 +28,7 @@ BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
 
 
 class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.list]]``: ``of`` is a column of numbers."""
+    """``[[features.list]]``: ``of`` is a number of impressions, or any feature that another entry gives."""
 
     DECLARED: ClassVar[str] = "list"
 
@@ -41,10 +41,12 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
 
     def check(self, scope: Scope, where: str) -> None:
         """Raises ``FeaturesError``."""
-        if self.of not in NUMBERS:
-            raise FeaturesError(f"{where}.of: no column {self.of!r}; allowed are {', '.join(NUMBERS)}")
         if not self.take:
             raise FeaturesError(f"{where}.as: needs at least one of {', '.join(ALL)}")
+
+    def reads_columns(self, scope: Scope) -> tuple[str, ...]:
+        """The feature of another family."""
+        return () if self.of in NUMBERS else (self.of,)
 
     def blocks(self, scope: Scope) -> tuple[Block, ...]:
         """None: a list is all that it needs."""
@@ -59,7 +61,10 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
         out = np.full((len(ALL), batch.impressions), np.nan)
-        values = batch.shown(batch.number(self.of)).astype(np.float64)
+        if self.of in NUMBERS:
+            values = batch.shown(batch.number(self.of)).astype(np.float64)
+        else:
+            values = np.expm1(batch.columns[self.of])
         _compute(batch.lists.order, batch.lists.starts, values, out)
         out[1:] = np.log(out[1:])
         out[5] /= 5.0

@@ -1,28 +1,34 @@
 """Where in lists clicks fall: the mean clicked place of a key beside this impression's place.
 
 ``(sum of (place + 1) of clicks + w * m) / (clicks + w) - (place + 1)``, as sign(x) log(1 + |x|) / 3; m is the
-mean of everything, which starts at ``FIRST_MEAN``.
+mean of everything, which starts at ``FIRST_MEAN``. With ``clicks = "impression"`` it is the usual place of a
+key. ``share``: log of the place's share of all clicks over an even share; ``rate``: log of its click rate
+over ``RATE``, the neighbours' with half its weight.
 
 Source: RecSys Challenge 2019, rn5l (the mean clicked place of city and platform minus the place carries most
-of the gain of 519 features). Range: +-2.
+of the gain of 519 features). Ranges: +-2, and +-20 of the logs.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
 
+from features.errors import FeaturesError
 from features.events import FloatArray
+from features.families.clicked_places import PLACES, RATE, RATE_WEIGHT, clicked_places
 from features.families.count_rows import CountRows, Quantity, count_rows
 from features.families.counts import EVERYTHING
 from features.family import Feature
 from features.passes import Block, Pass
-from features.scope import Scope, check_columns
+from features.scope import IMPRESSION, Scope, check_columns
 
 #: Mean clicked place (from 1 on) before there is any click, and what it weighs.
 FIRST_MEAN, FIRST_WEIGHT = 4.0, 20.0
+As = Literal["share", "rate"]
+ALL: tuple[As, ...] = ("share", "rate")
 #: Weights of an event in sums: its place, from 1 on, and 1 where that is known.
 WEIGHT, PLACED = "place_from_1", "placed"
 
@@ -36,6 +42,7 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
     half_life_s: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 604_800.0
     smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 3.0
     clicks: str = "click"
+    take: tuple[As, ...] = msgspec.field(name="as", default=ALL)
 
     def kinds(self) -> tuple[str, ...]:
         """The click."""
@@ -43,16 +50,23 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
     def check(self, scope: Scope, where: str) -> None:
         """Raises ``FeaturesError``."""
+        if self.clicks == IMPRESSION and self.take:
+            raise FeaturesError(f"{where}.as: must be [] where impressions are no clicks")
         for number, keys in enumerate(self.by):
             check_columns(keys, scope, f"{where}.by[{number}]")
 
     def blocks(self, scope: Scope) -> tuple[Block, ...]:
         """Clicks and their places by each key, and of everything."""
-        return tuple(dict.fromkeys(self._rows(key, scope) for key in ((EVERYTHING,), *self.by)))
+        means = dict.fromkeys(self._rows(key, scope) for key in ((EVERYTHING,), *self.by))
+        return (*means, *([clicked_places(scope, self.clicks)] if self.take else []))
 
     def features(self, scope: Scope) -> tuple[Feature, ...]:
-        """One a key."""
-        return tuple(Feature(f"place.{'*'.join(keys)}", -2.0, 2.0) for keys in self.by)
+        """One a key, then those of the place itself."""
+        name = "place" if self.clicks == "click" else f"place.{self.clicks}"
+        return (
+            *(Feature(f"{name}.{'*'.join(keys)}", -2.0, 2.0) for keys in self.by),
+            *(Feature(f"{name}.{what}", -20.0, 20.0) for what in self.take),
+        )
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
@@ -67,6 +81,13 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
                 mean = (raw[:, 0] + self.smoothing * first) / (raw[:, 1] + self.smoothing)
             away = mean - own
             out.append(np.sign(away) * np.log1p(np.abs(away)) / 3.0)
+        if self.take:
+            clicks, total, near, shown = batch.raw[clicked_places(scope, self.clicks)].T
+            for what in self.take:
+                if what == "share":
+                    out.append(np.log((clicks + 1.0) / (total / PLACES + 1.0)))
+                else:
+                    out.append(np.log((near / RATE + RATE_WEIGHT) / (shown + RATE_WEIGHT)))
         return out
 
     def _rows(self, key: tuple[str, ...], scope: Scope) -> CountRows:

@@ -3,7 +3,7 @@
 Of each kind of event ``log(1 + seconds since the last) / 10``, ``log(1 + the user's steps since) / 3``,
 ``log(1 + times)``, and the times faded by the user's steps with half-lives of 4 and 20 steps (a "linearly
 decayed" and a "reciprocal" touch count of the trivago solutions in one form). Of the pair also
-``log(1 + seconds) / 5`` of all and of the longest dwell after its events.
+``log(1 + seconds) / 5`` of all, of the longest and of the mean dwell after its events.
 
 Source: RecSys Challenge 2019, solutions of LogicAI, Layer 6 and rn5l (recency and faded touches carry most of
 their gain). Ranges: 0..5; unknown seconds and steps are 2.5 and 2, an item that was never touched.
@@ -77,6 +77,7 @@ class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
                     found.append(Feature(f"{name}.{kind}.faded_20", 0.0, 40.0))
         if "dwell" in self.take:
             found += [Feature(f"{name}.dwell", 0.0, 5.0), Feature(f"{name}.longest_dwell", 0.0, 5.0)]
+            found.append(Feature(f"{name}.mean_dwell", 0.0, 5.0))
         return tuple(found)
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
@@ -98,8 +99,8 @@ class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
                 elif what == "faded":
                     out += [short, long]
         if "dwell" in self.take:
-            dwell, longest = raw[:, -len(DWELL)], raw[:, -len(DWELL) + 1]
-            out += [np.log1p(dwell) / 5.0, np.log1p(longest) / 5.0]
+            dwell, longest, dwells = (raw[:, -len(DWELL) + k] for k in range(len(DWELL)))
+            out += [np.log1p(x) / 5.0 for x in (dwell, longest, dwell / np.maximum(dwells, 1.0))]
         return out
 
 

@@ -24,7 +24,7 @@ from models.deep.fields import (
     position_buckets,
     scaled_log_price,
 )
-from models.deep.manifest import WEIGHTS_FILE, Manifest, TrunkError, read_manifest
+from models.deep.manifest import WEIGHTS_FILE, Manifest, Training, TrunkError, read_manifest
 
 __all__ = ["Trunk", "TrunkError"]
 
@@ -61,6 +61,7 @@ class Trunk:
     """The frozen deep model up to its last hidden layer (d = ``hidden_size``), and its frozen head.
 
     ``head_weight`` (d,) and ``head_bias`` are the head as it was trained; online learning starts there.
+    ``training`` says on what, where the manifest does.
 
     >>> trunk = Trunk.empty()
     >>> trunk.hidden({}, 2).shape, round(trunk.head_bias, 2)
@@ -72,8 +73,10 @@ class Trunk:
     fields: tuple[str, ...]
     head_weight: FloatArray
     head_bias: float
+    training: Training | None
 
     def __init__(self, manifest: Manifest | None, tensors: _Tensors) -> None:
+        self.training = None if manifest is None else manifest.training
         if manifest is None:
             self.hash, self.hidden_size, self.fields = "none", 0, ()
             self.head_weight = np.zeros(0)

@@ -34,17 +34,10 @@ class LabelMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fro
 
 
 class EventsMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
-    """What kind of event a row is, by the texts in ``column``."""
+    """What kind of event a row is, by the texts in ``column``; `_Events` has a field for each kind."""
 
     column: str
     value: str | None = None
-    impression: str | list[str] = []
-    click: str | list[str] = []
-    cart: str | list[str] = []
-    favourite: str | list[str] = []
-    purchase: str | list[str] = []
-    refund: str | list[str] = []
-    behaviour: str | list[str] = []
 
     def texts(self) -> list[tuple[str, str]]:
         """(kind, text) of every text that means one."""
@@ -53,6 +46,17 @@ class EventsMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, fr
             own: str | list[str] = getattr(self, kind)
             found += [(kind, text.strip()) for text in ([own] if isinstance(own, str) else own)]
         return found
+
+
+_Events = msgspec.defstruct(
+    "_Events",
+    [(kind, str | list[str], msgspec.field(default_factory=list)) for kind in KINDS],
+    bases=(EventsMapping,),
+    kw_only=True,
+    forbid_unknown_fields=True,
+    frozen=True,
+)
+_File = msgspec.defstruct("_File", [("events", _Events)])
 
 
 class ColumnMapping(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
@@ -81,9 +85,14 @@ def load_mapping(path: Path) -> ColumnMapping:
     _known(path, "", data, ColumnMapping.__struct_fields__)
     for label, body in _table(data.get("labels")).items():
         _known(path, f"labels.{label}.", _table(body), LabelMapping.__struct_fields__)
-    _known(path, "events.", _table(data.get("events")), EventsMapping.__struct_fields__)
+    _known(path, "events.", _table(data.get("events")), _Events.__struct_fields__)
+    told = data.pop("events", None)
     try:
         mapping = msgspec.convert(data, ColumnMapping)
+        if told is not None:
+            # Below its own name, so that an error names the whole place.
+            file: Any = msgspec.convert({"events": told}, _File)
+            mapping = msgspec.structs.replace(mapping, events=file.events)
     except msgspec.ValidationError as error:
         raise MappingError(f"{path}: {error}") from error
     _known(path, "fields.", mapping.fields, MAPPABLE)
@@ -110,7 +119,9 @@ def load_mapping(path: Path) -> ColumnMapping:
             raise MappingError(f"{path}: labels.{action} has delay and time; give one of them")
     if mapping.events is not None:
         _check_events(path, mapping, mapping.events)
-    if "query" in {*mapping.fields, *mapping.constants} and not (mapping.events and mapping.events.behaviour):
+    if "query" in {*mapping.fields, *mapping.constants} and (
+        mapping.events is None or BEHAVIOUR not in dict(mapping.events.texts())
+    ):
         raise MappingError(f"{path}: fields.query is of behaviours, and events.behaviour says of no text")
     return mapping
 

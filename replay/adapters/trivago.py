@@ -125,7 +125,8 @@ def _columns() -> list[pl.Expr]:
         pl.col("at_ms").alias("event_time"),
         pl.format("{}-{}", "imp_id", "position").alias("impression_id"),
         pl.col("imp_id").cast(pl.String).alias("request_id"),
-        pl.col("user_id", "item_id", "position", "price", "clicked"),
+        pl.col("user_id", "item_id").cast(pl.String),
+        pl.col("position", "price", "clicked"),
         _context(),
     ]
 

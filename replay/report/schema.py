@@ -144,8 +144,26 @@ class Bootstrap(msgspec.Struct, kw_only=True, frozen=True):
     seed: int
 
 
+class Fitted(msgspec.Struct, kw_only=True, frozen=True):
+    """What the trunk was fitted to, and how many of the evaluated ``rows`` lie in that time.
+
+    ``first_ms`` and ``last_ms``: its first and last impression, ms UTC. ``same_log``: whether the log that
+    is evaluated has the name of the one that it was fitted to.
+    """
+
+    log: str
+    first_ms: int
+    last_ms: int
+    rows: int
+    share: float
+    same_log: bool
+
+
 class Run(msgspec.Struct, kw_only=True):
-    """What was run, on what, and how to run it again."""
+    """What was run, on what, and how to run it again.
+
+    ``trunk_fitted`` is None where the trunk does not say what it was fitted to.
+    """
 
     log: str
     command: str
@@ -162,6 +180,7 @@ class Run(msgspec.Struct, kw_only=True):
     last_ms: int | None
     seconds: float
     training_seconds: float
+    trunk_fitted: Fitted | None = None
 
 
 class Counts(msgspec.Struct, kw_only=True):

@@ -20,6 +20,8 @@ DEVICES = ("android", "ios", "pc")
 DEVICE_SHARE = (0.55, 0.35, 0.10)
 CHANNELS = ("search", "recommend", "venue")
 CHANNEL_SHARE = (0.4, 0.4, 0.2)
+#: How differently users care for price cuts: deviation of the logit a unit of cut.
+SENSITIVITY_SD = 0.6
 #: How much more often a hot item is retrieved (cold items of the tail become head items).
 HOT_BOOST = 20.0
 #: What "only a few left" and "the main SKU is gone" begin at: this share of the stock is left.
@@ -125,7 +127,7 @@ def draw_catalog(config: Double11Config) -> Catalog:
         user_cdf=cdf(people),
         user_vector=r_user.standard_normal((users, dim)).astype(np.float32),
         user_device=r_user.choice(len(DEVICES), size=users, p=DEVICE_SHARE).astype(np.int8),
-        sensitivity=0.6 * r_user.standard_normal(users),
+        sensitivity=SENSITIVITY_SD * r_user.standard_normal(users),
         bot=bot,
         bot_ids=np.flatnonzero(bot).astype(np.int32),
         weight=weight,

@@ -7,6 +7,7 @@ from itertools import product
 import numpy as np
 import polars as pl
 
+from contracts.events import ACTIONS
 from replay.columns import ACTION, BEHAVIOUR, COLUMNS, IMPRESSION
 from replay.simulate.catalog import CHANNELS, DEVICES
 from replay.simulate.pending import BEHAVIOURS, ORDER
@@ -21,6 +22,7 @@ TRUTH_SCHEMA: dict[str, pl.DataType] = {
     "p_favourite": pl.Float32(),
     "p_purchase": pl.Float32(),
     "p_refund": pl.Float32(),
+    "p_click_item": pl.Float32(),
     "hot": pl.Boolean(),
     "sold_out": pl.Boolean(),
     "bot": pl.Boolean(),
@@ -74,11 +76,10 @@ class FrameMaker:
             "shop_id": Names("s", shops),
         }
         # Row 0: an impression; then the actions in their order, and the behaviours.
-        acts = ORDER[1 : -len(BEHAVIOURS)]
-        self._event = pl.Series([IMPRESSION, *[ACTION] * len(acts), *[BEHAVIOUR] * len(BEHAVIOURS)])
-        self._action = pl.Series([None, *acts, *[None] * len(BEHAVIOURS)])
-        self._type = pl.Series([*[None] * (1 + len(acts)), *BEHAVIOURS])
-        self._first_behaviour = 1 + len(acts)
+        self._event = pl.Series([IMPRESSION, *[ACTION] * len(ACTIONS), *[BEHAVIOUR] * len(BEHAVIOURS)])
+        self._action = pl.Series([None, *ACTIONS, *[None] * len(BEHAVIOURS)])
+        self._type = pl.Series([*[None] * (1 + len(ACTIONS)), *BEHAVIOURS])
+        self._first_behaviour = 1 + len(ACTIONS)
         rows: list[dict[str, str] | None] = [
             {"device": device, "channel": channel} for device, channel in product(DEVICES, CHANNELS)
         ]

@@ -21,6 +21,7 @@ from replay.simulate.catalog import CHANNELS
 from replay.simulate.config import Double11Config
 from replay.simulate.curve import ArrivalCurve
 from replay.simulate.frames import FrameMaker
+from replay.simulate.item_chance import item_click_probability
 from replay.simulate.pending import ORDER, Pending, actions, behaviours, in_order
 from replay.simulate.policy import Regret, add_regret, make_rank, slates
 from replay.simulate.sessions import LEAD_MS, LOOK_BEFORE_S, LOOKS, SEARCH, SEARCH_BEFORE_S, Visits
@@ -321,6 +322,15 @@ class Double11:
             "p_favourite": response.p_favourite,
             "p_purchase": p_purchase,
             "p_refund": world.true_refund_probability(shown.item),
+            "p_click_item": item_click_probability(
+                world,
+                shown.item,
+                shown.position,
+                shown.t,
+                catalog.user_device[shown.user],
+                shown.channel,
+                shown.interest,
+            ),
             "hot": world.hot(shown.item, shown.t),
             "sold_out": sold_out,
             "bot": catalog.bot[shown.user],

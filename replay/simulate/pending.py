@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from contracts.events import ACTIONS, IMPRESSION
+
 #: ``due`` ms after the stream's start; ``kind`` index in ``ORDER``; ``serial`` of the impression, or what
 #: tells a user's behaviours apart; ``category`` of a behaviour, -1 for none.
 ACTION_DTYPE = np.dtype(
@@ -19,7 +21,7 @@ ACTION_DTYPE = np.dtype(
 #: Types of behaviours.
 BEHAVIOURS: tuple[str, ...] = ("search", "look")
 #: Order of events at one millisecond; an impression precedes every action, and these precede behaviours.
-ORDER: tuple[str, ...] = ("impression", "click", "favourite", "cart", "purchase", "refund", *BEHAVIOURS)
+ORDER: tuple[str, ...] = (IMPRESSION, *ACTIONS, *BEHAVIOURS)
 
 
 def behaviours(

@@ -131,6 +131,10 @@ class World:
         """Whether the items have turned hot by ``t``."""
         return np.asarray(self.catalog.hot_s[items] <= t)
 
+    def few_left(self, items: np.ndarray) -> np.ndarray:
+        """Whether the items carry the badge "only a few left", as of the last ``advance``."""
+        return np.asarray(self._few_left[items])
+
     def sold_out(self, items: np.ndarray, t: np.ndarray) -> np.ndarray:
         """Whether the last unit is gone by ``t``; exact up to the last call of ``sell``."""
         return np.asarray(self.sold_out_s[items] <= t)

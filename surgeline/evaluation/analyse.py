@@ -80,6 +80,10 @@ class Analysis(NamedTuple):
         """Rows later than ``ms``."""
         return int((self.times > ms).sum())
 
+    def shown_within(self, first_ms: int, last_ms: int) -> int:
+        """Rows from ``first_ms`` to ``last_ms``, both included."""
+        return int(((self.times >= first_ms) & (self.times <= last_ms)).sum())
+
 
 def analyse(
     path: Path,

@@ -25,7 +25,8 @@ from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
 from replay.log import RecordedLog
 from replay.open_log import open_log
-from replay.report.schema import Counts, Evaluation, Run
+from replay.report.schema import Counts, Evaluation, Fitted, Run
+from state.joins.join import Closed
 from stream.engine import Engine
 from surgeline.evaluation.analyse import CHAMPION, Analysis, analyse, open_truth
 from surgeline.evaluation.cadence import StaleCopies, check_ticks, parse_cadences
@@ -120,6 +121,7 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
             last_ms=found.last_ms,
             seconds=time.monotonic() - trained,
             training_seconds=trained - began,
+            trunk_fitted=_fitted(trunk, log, found),
         )
     return _evaluation(about, run, rehearsal, found, log, request)
 
@@ -240,6 +242,24 @@ def _trunk(
     return Trunk.load(folder / "trunk"), words
 
 
+def _fitted(trunk: Trunk, log: RecordedLog, found: Analysis) -> Fitted | None:
+    """How much of what was evaluated the trunk was fitted to, as far as its manifest tells."""
+    training = trunk.training
+    if training is None:
+        return None
+    first, last = training.first_event_time, training.last_event_time
+    rows = found.shown_within(first, last)
+    return Fitted(
+        log=training.log,
+        first_ms=first,
+        last_ms=last,
+        rows=rows,
+        share=rows / found.rows,
+        # `surgeline train` writes a file of the log's name and trains on that.
+        same_log=Path(training.log).stem == (Path(log.name).stem or "log"),
+    )
+
+
 def _split(frame: pl.DataFrame, at: int) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Rows before and from ``at`` (ms) of a frame in event-time order."""
     cut = int(frame["event_time"].search_sorted(at, side="left")) if frame.height else 0
@@ -309,6 +329,7 @@ def _evaluation(
             notes(
                 engine,
                 counts,
+                fitted=about.trunk_fitted,
                 intervals=found.bootstrap is not None,
                 from_ms=request.until_train,
                 warm=request.warm,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from models.deep.trunk import EMPTY_BASE_RATE
-from replay.report.schema import Counts
+from replay.report.schema import Counts, Fitted
 from stream.engine import Engine
+from surgeline.times import stamp
 
 
 def notes(
     engine: Engine,
     counts: Counts,
     *,
+    fitted: Fitted | None,
     intervals: bool,
     from_ms: int | None,
     warm: bool,
@@ -22,14 +24,17 @@ def notes(
 ) -> Iterator[str]:
     """What a reader should know, the most important first.
 
-    ``bad_rows``: (row number, reason) of the first rows that are no events; ``refused_because``: why the
-    first event was refused; ``cut``: impressions whose label window reaches beyond the end that --limit made.
+    ``fitted``: which of the rows the trunk was fitted to. ``bad_rows``: (row number, reason) of the first
+    rows that are no events; ``refused_because``: why the first event was refused; ``cut``: impressions whose
+    label window reaches beyond the end that --limit made.
     """
     if engine.trunk.hash == "none":
         yield (
             f"Without a trunk, frozen predicts {EMPTY_BASE_RATE:.0%} for everything: gains over it are not "
             "gains over a model. --until-train or --trunk give it one."
         )
+    if fitted is not None and fitted.rows:
+        yield _seen(fitted, counts.rows)
     yield from _labels(engine, counts)
     if cut:
         yield (
@@ -62,6 +67,20 @@ def notes(
             if warm
             else "Real-time features and learners start cold where the training data end."
         )
+
+
+def _seen(fitted: Fitted, rows: int) -> str:
+    """The trunk knows rows that it is judged on: its own figures flatter, and all that begin from them."""
+    part = f"{fitted.rows:,} of {rows:,} evaluated impressions ({fitted.share:.1%})"
+    when = f"from {stamp(fitted.first_ms)} to {stamp(fitted.last_ms)}"
+    flatter = "figures are better than they will be on new ones. --until-train judges later rows only."
+    if fitted.same_log:
+        of_log = f"those of {fitted.log} {when}"
+        return f"The trunk was fitted to {part}, {of_log}: it has seen their clicks, and {flatter}"
+    return (
+        f"{part} lie in the time that the trunk was fitted to ({fitted.log}, {when}). If that log has the "
+        f"same rows, it has seen their clicks, and {flatter}"
+    )
 
 
 def _labels(engine: Engine, counts: Counts) -> Iterator[str]:

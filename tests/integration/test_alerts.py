@@ -66,7 +66,7 @@ def test_a_rebalance_and_restarts_raise_nothing(
             playing = Playing(log, scenario, broker, rate=250)
             first.reached(impressions=500)
             second = start("1").ready()
-            until(lambda: first.reading() == second.reading() == 4, "partitions are shared")
+            until(lambda: first.reading() == second.reading() == 6, "partitions are shared")
             scrapes.after(6)
             second.kill()
             second = start("1").ready()
@@ -355,7 +355,7 @@ def test_records_that_two_workers_did_are_told(
         workers[0] = Worker(scenario, broker, tmp_path / "a", "a").ready()
         with Scrapes(tmp_path) as scrapes:
             scrapes.watch(workers[0])
-            until(lambda: workers[0].reading() == 2 * len(sources), "it has everything again")
+            until(lambda: workers[0].reading() == 3 * len(sources), "it has everything again")
             scrapes.after(20)
             assert scrapes.fired() - UNTRAINED == {"SurgelineRecordsDoneTwice"}
         twice = value(scrapes.of(workers[0])[-1], "surgeline_done_twice_records_total")

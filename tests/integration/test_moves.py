@@ -108,7 +108,7 @@ def test_moves_with_open_events_count_nothing_twice(
     parts = log.parts(3)
     workers = [Worker(scenario, broker, tmp_path, name) for name in "ab"]
     try:
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         ahead = from_the_future(broker, scenario)
         first = Playing(parts[0], scenario, broker, rate=2000, watermark=False)
         until(lambda: workers[1].totals().get("impressions", 0) > 500, "the second is at work")
@@ -116,11 +116,11 @@ def test_moves_with_open_events_count_nothing_twice(
         # whoever comes back; so it may be any number, and is exact.
         workers[1].kill() if how == "kill" else workers[1].stop()
         first.report()
-        share([workers[0]], [8])
+        share([workers[0]], [12])
         Playing(parts[1], scenario, broker, rate=3000, watermark=False).report()
         # It comes back, and takes partitions of the other one, which has open events of its own.
         workers[1] = Worker(scenario, broker, tmp_path, "b")
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         Playing(parts[2], scenario, broker, watermark=False).report()
         end_log(broker, scenario, int(log.table["event_time"][-1]) + 10_000)
         shown = set(log.table["impression_id"])

@@ -97,7 +97,7 @@ async def test_aborted_committed_then_silence(
         again = Worker(scenario, broker, tmp_path)
         try:
             again.ready()
-            until(lambda: again.reading() == 8, "it reads")
+            until(lambda: again.reading() == 12, "it reads")
             assert again.totals()["impressions"] == 800
             assert again.stop() == 0
         finally:

@@ -69,9 +69,9 @@ def test_two_workers_do_each_event_once(
     """Failure: a user's impressions in one worker and clicks in the other; events of both or of none after
     a partition changed hands and came back.
 
-    Mechanism: four partitions each of two topics, two static members; one joins late, so that partitions
+    Mechanism: four partitions each of three topics, two static members; one joins late, so that partitions
     move; on Apache Kafka one then leaves, the other takes over, and the first comes back. Required: each
-    has the same partition numbers of both topics, clicks join where their impressions are, sums are those
+    has the same partition numbers of all topics, clicks join where their impressions are, sums are those
     of the log to the event, and serving merges both.
     """
     scenario = scenario_factory(times=TIMES)
@@ -82,7 +82,7 @@ def test_two_workers_do_each_event_once(
     try:
         second = Worker(scenario, broker, tmp_path, "b")
         workers.append(second)
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         sent = Playing(log, scenario, broker).report()
         clicks = sent.by_action["click"]
         together(workers, impressions=2000, click=clicks, samples=2000, positives=clicks, orphans_waiting=0)
@@ -93,7 +93,7 @@ def test_two_workers_do_each_event_once(
 
         if broker_kind == "kafka":
             assert second.stop() == 0
-            share([first], [8])
+            share([first], [12])
             more = Sale(1000, 10.0, seed=5, name="more", start=T0 + 60_000)
             sent = Playing(more, scenario, broker).report()
             clicks += sent.by_action["click"]
@@ -103,7 +103,7 @@ def test_two_workers_do_each_event_once(
 
             second = Worker(scenario, broker, tmp_path, "b").ready()
             workers[1] = second
-            share(workers, [4, 4])
+            share(workers, [6, 6])
             last = Sale(1000, 10.0, seed=6, name="last", start=T0 + 120_000)
             sent = Playing(last, scenario, broker).report()
             clicks += sent.by_action["click"]
@@ -141,12 +141,12 @@ def test_the_other_takes_over_after_a_kill(
     parts = log.parts(2)
     workers = [Worker(scenario, broker, tmp_path, name) for name in "ab"]
     try:
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         playing = Playing(parts[0], scenario, broker, rate=1000, watermark=False)
         until(lambda: workers[1].totals().get("impressions", 0) > 200, "the second is at work")
         workers[1].kill()
         playing.report()
-        share([workers[0]], [8])
+        share([workers[0]], [12])
         Playing(parts[1], scenario, broker, watermark=False).report()
         end_log(broker, scenario, closing(log))
         dead = kept(scenario, workers[1].state_folder, "b")
@@ -168,16 +168,16 @@ def test_a_third_worker_gets_its_share_and_gives_it_back(
     """Failure: a third worker beside two on four partitions gets none, and lag that should go away stays.
 
     Mechanism: two workers, a third comes, a log is played; on Apache Kafka the third then leaves, and another
-    log is played. Required: shares of 2, 1 and 1 partitions, the same numbers of both topics, all of them
+    log is played. Required: shares of 2, 1 and 1 partitions, the same numbers of all topics, all of them
     owned once; then 2 and 2; every event is done once.
     """
     scenario = scenario_factory(times=TIMES)
     workers = [Worker(scenario, broker, tmp_path, "a").ready()]
     try:
         workers.append(Worker(scenario, broker, tmp_path, "b"))
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         workers.append(Worker(scenario, broker, tmp_path, "c"))
-        until(lambda: sorted(w.reading() for w in workers) == [2, 2, 4], "all three have a share")
+        until(lambda: sorted(w.reading() for w in workers) == [3, 3, 6], "all three have a share")
         for worker in workers:
             worker.ready()
         sent = Playing(Sale(2000, 20.0), scenario, broker).report()
@@ -192,7 +192,7 @@ def test_a_third_worker_gets_its_share_and_gives_it_back(
             return
         gone = workers.pop()
         assert gone.stop() == 0
-        share(workers, [4, 4])
+        share(workers, [6, 6])
         more = Sale(1000, 10.0, seed=5, name="more", start=T0 + 60_000)
         sent = Playing(more, scenario, broker).report()
         theirs = kept(scenario, gone.state_folder, "c").impressions

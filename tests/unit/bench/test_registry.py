@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import types
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def figure(result: dict[str, Any] | Exception, broken: list[str]) -> types.Simpl
     def measure(options: Options) -> dict[str, Any]:
         if isinstance(result, Exception):
             raise result
-        return {**result, "quick": options.quick, "broker": options.broker, "repeats": options.repeats}
+        return {**result, **asdict(options)}
 
     return types.SimpleNamespace(measure=measure, table=lambda _: "the table", broken=lambda _: broken)
 
@@ -56,10 +57,12 @@ def test_without_a_name_the_figures_are_listed() -> None:
 
 def test_json_holds_what_was_measured_with_the_options_that_were_given(run: Any, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    arguments = ("one", "--quick", "--broker", "h:1", "--repeats", "2", "--json", str(out))
+    given = {"quick": True, "broker": "h:1", "repeats": 2, "log": "trivago:F", "seeds": 3}
+    arguments = ["one", "--quick", "--broker", "h:1", "--repeats", "2", "--log", "trivago:F", "--seeds", "3"]
+    arguments += ["--json", str(out)]
     result = run(*arguments, one=figure({"x": 1.5}, []))
     assert result.exit_code == 0 and "the table" in result.output
-    assert json.loads(out.read_text()) == {"x": 1.5, "quick": True, "broker": "h:1", "repeats": 2}
+    assert json.loads(out.read_text()) == {"x": 1.5, **given}
 
 
 def test_a_broken_limit_is_status_1_and_still_written(run: Any, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The families once more, event by event: dictionaries and floats, ``get`` before ``update``.
 
-Nothing here is taken from ``features/`` but the declarations and names: formulas are written from the
+Nothing here is taken from ``features/`` but declarations, names and hashes: formulas are written from the
 docstrings. A world runs events in their order. When the first impression of a list comes, the whole list is
 read (``derive`` key columns, then ``get``); then every event updates at its own time.
 """
@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
+
 from features.family import Family
+from features.hashing import cross, hash_numbers, hash_texts
 from features.scope import Scope
 
 NAN = math.nan
@@ -104,11 +107,17 @@ class World:
     def __init__(self, families: Sequence[Family], scope: Scope) -> None:
         self.scope = scope
         self.sums: dict[tuple[str, ...], Decayed] = {}
+        self.places: dict[str, Decayed] = {}
         self.users: dict[Any, User] = {}
         self.prices: dict[Any, tuple[float, float]] = {}
         self.state: list[Any] = [References[type(family).DECLARED](family, self) for family in families]  # type: ignore[attr-defined]
-        self.names = [[f.name for f in family.features(scope)] for family in families]
         self.features = {f.name: f for family in families for f in family.features(scope)}
+        extras = [state.extras() for state in self.state]
+        self.extras = [name for names in extras for name in names]
+        self.names = [
+            [*(f.name for f in family.features(scope)), *names]
+            for family, names in zip(families, extras, strict=True)
+        ]
 
     def run(self, events: Sequence[Event]) -> list[list[float]]:
         """Features of the impressions, in the order of the events."""
@@ -132,11 +141,14 @@ class World:
         ):
             rows = state.get(shown, now, columns)
             columns |= {name: [row[k] for row in rows] for k, name in enumerate(names)}
-        found = {id(e): [columns[name][i] for name in self.features] for i, e in enumerate(shown)}
-        return [
-            [_bounded(x, f) for x, f in zip(found[id(e)], self.features.values(), strict=True)]
-            for e in members
-        ]
+        found = {
+            id(e): [
+                *(_bounded(columns[name][i], f) for name, f in self.features.items()),
+                *(columns[name][i] for name in self.extras),
+            ]
+            for i, e in enumerate(shown)
+        }
+        return [found[id(e)] for e in members]
 
     def update(self, event: Event) -> None:
         """Every sum, then every family, then the session and prices that they read."""
@@ -145,6 +157,9 @@ class World:
                 event.keys[column] = event.shown.keys.get(column)
         for sums in self.sums.values():
             sums.update(event)
+        for sums in self.places.values():
+            if not math.isnan(event.number("position")):
+                sums.update(event)
         for state in self.state:
             state.update(event)
         self._step(event)
@@ -152,6 +167,13 @@ class World:
         if event.kind == "impression" and item is not None and not math.isnan(price):
             first, _ = self.prices.get(item, (price, price))
             self.prices[item] = (first, price)
+
+    def by_place(self, clicks: str) -> None:
+        """Count clicks and impressions of every place."""
+        sums = self.places.setdefault(clicks, Decayed(("everything",)))
+        for place in range(1, 33):
+            for name, kind in (("clicks", clicks), ("shown", "impression")):
+                sums.ask((name, place), (kind,), lambda e, p=place: float(_place(e) == p), 86_400.0)
 
     def decayed(self, columns: tuple[str, ...]) -> Decayed:
         """The sums of a key."""
@@ -201,6 +223,10 @@ class Reference:
     def begin(self) -> None:
         """Ask for sums."""
 
+    def extras(self) -> list[str]:
+        """Names of what is no feature: sequences and crossings, as ``streams.extras`` has them."""
+        return []
+
     def derive(self, shown: list[Event], now: int) -> None:
         """Put key columns into the impressions of a list (by place)."""
 
@@ -224,6 +250,8 @@ class CountsReference(Reference):
         chain = [f.keys, *([f.parent] if f.parent else []), ("everything",)]
         self.chain = list(dict.fromkeys(chain))
         names = [side for rate in f.rates for side in rate.split("/")] + [*f.volumes, *f.velocities]
+        if any(name.endswith((".expected", ".examined")) for name in names):
+            self.world.by_place("click")
         for columns in self.chain:
             for name in names:
                 for h in f.half_lives_s:
@@ -256,20 +284,32 @@ class CountsReference(Reference):
 
     def base(self, below: str) -> float:
         """What a rate is before anything was seen."""
-        return 0.02
+        return 1.0 if below.endswith(".expected") else 0.02
 
     def weight(self, columns: tuple[str, ...], below: str) -> float:
         """What a parent is worth, in what stands below."""
+        unit = 0.02 if below.endswith(".expected") else 1.0
         if columns == ("everything",):
-            return 50.0
+            return 50.0 * unit
         smoothing: float | None = self.family.smoothing
-        return self.world.scope.smoothing if smoothing is None else smoothing
+        return unit * (self.world.scope.smoothing if smoothing is None else smoothing)
+
+    def derive(self, shown: list[Event], now: int) -> None:
+        for event in shown:
+            event.numbers |= _by_place(self.world, "click", event, now)
 
     def _split(self, name: str) -> tuple[str, str, str]:
-        return name, "", ""
+        return name.partition(".")
 
     def _weigher(self, weight: str) -> Callable[[Event], float]:
-        return lambda event: 1.0
+        if weight == "place":
+            return lambda event: event.number("position") + 1.0
+        return {
+            "": lambda event: 1.0,
+            "value": lambda event: event.number("value"),
+            "expected": lambda event: event.numbers.get("expected", 0.02),
+            "examined": lambda event: event.numbers.get("examined", 1.0),
+        }[weight]
 
 
 class RecencyReference(Reference):
@@ -277,7 +317,7 @@ class RecencyReference(Reference):
 
     def begin(self) -> None:
         self.rows: dict[Any, dict[str, list[tuple[int, int]]]] = {}
-        self.dwell: dict[Any, tuple[float, float]] = {}
+        self.dwell: dict[Any, tuple[float, float, int]] = {}
 
     def one(self, event: Event, now: int) -> list[float]:
         key, user, out = event.key(self.family.keys), self.world.user(event), []
@@ -296,7 +336,8 @@ class RecencyReference(Reference):
                 elif what == "faded":
                     out += [sum(2.0 ** (-(steps - s) / half) for _, s in seen) for half in (4.0, 20.0)]
         if "dwell" in self.family.take:
-            out += [math.log1p(x) / 5.0 for x in self.dwell.get(key, (0.0, 0.0))]
+            total, longest, many = self.dwell.get(key, (0.0, 0.0, 0))
+            out += [math.log1p(x) / 5.0 for x in (total, longest, total / max(many, 1))]
         return out
 
     def update(self, event: Event) -> None:
@@ -307,8 +348,8 @@ class RecencyReference(Reference):
             before = (event.keys["user_id"], user.items[0])
             if self.rows.get(before):
                 dwell = min(max(event.time - user.last, 0.0) / 1000.0, 600.0)
-                total, longest = self.dwell.get(before, (0.0, 0.0))
-                self.dwell[before] = (total + dwell, max(longest, dwell))
+                total, longest, many = self.dwell.get(before, (0.0, 0.0, 0))
+                self.dwell[before] = (total + dwell, max(longest, dwell), many + 1)
         key = event.key(self.family.keys)
         if key is None:
             return
@@ -475,6 +516,8 @@ class PlaceReference(Reference):
 
     def begin(self) -> None:
         f, world = self.family, self.world
+        if f.take:
+            world.by_place(f.clicks)
         for columns in (("everything",), *f.by):
             sums = world.decayed(columns)
             for what, scale in (("sum", 1.0), ("placed", 0.0)):
@@ -492,17 +535,35 @@ class PlaceReference(Reference):
             )
 
         first = mean(("everything",), 4.0, 20.0)
-        return [
+        out = [
             _signed((first if columns == ("everything",) else mean(columns, first, f.smoothing)) - place)
             for columns in f.by
         ]
+        where, sums = _place(event), self.world.places.get(f.clicks)
+        for what in f.take:
+            assert sums is not None
+            if what == "share" and where:
+                total = sum(sums.get(event, now, ("clicks", p)) for p in range(1, 33))
+                out.append(math.log((sums.get(event, now, ("clicks", where)) + 1.0) / (total / 32 + 1.0)))
+            elif where:
+                near = [(where, 0.5), (max(where - 1, 1), 0.25), (min(where + 1, 32), 0.25)]
+                clicks = sum(w * sums.get(event, now, ("clicks", p)) for p, w in near)
+                shown = sum(w * sums.get(event, now, ("shown", p)) for p, w in near)
+                out.append(math.log((clicks / 0.02 + 50.0) / (shown + 50.0)))
+            else:
+                out.append(0.0)
+        return out
 
 
 class ListReference(Reference):
     """A number beside those of its list."""
 
+    after_others = True
+
     def get(self, shown: list[Event], now: int, columns: dict[str, list[float]]) -> list[list[float]]:
         values = [event.number(self.family.of) for event in shown]
+        if self.family.of in columns:
+            values = [math.expm1(x) for x in columns[self.family.of]]
         known = [x for x in values if not math.isnan(x)]
         out = []
         for i, x in enumerate(values):
@@ -520,6 +581,106 @@ class ListReference(Reference):
         return out
 
 
+class StockReference(Reference):
+    """What is left."""
+
+    def begin(self) -> None:
+        f, self.rows = self.family, {}  # type: ignore[var-annotated]
+        for columns, kind in (
+            (("item_id",), "impression"),
+            (("item_id",), f.sales),
+            (("category_id",), "impression"),
+        ):
+            self.world.decayed(columns).ask((kind, f.half_life_s), (kind,), lambda e: 1.0, f.half_life_s)
+
+    def one(self, event: Event, now: int) -> list[float]:
+        f, world, own = self.family, self.world, event.number("stock")
+        most, left = self.rows.get(event.keys.get("item_id"), (NAN, NAN))
+        if not math.isnan(own):
+            most, left = own if math.isnan(most) else max(most, own), own
+        known = not math.isnan(left)
+        h = f.half_life_s
+        speed = world.decayed(("item_id",)).get(event, now, (f.sales, h)) * math.log(2.0) / h
+        seen = world.decayed(("item_id",)).get(event, now, ("impression", h))
+        all_seen = world.decayed(("category_id",)).get(event, now, ("impression", h))
+        out = [
+            1.0 - left / most if known and most > 0 else NAN,
+            math.log1p(1000.0 * speed) / 5.0,
+            math.log1p(left / (speed + 1e-6)) / 10.0 if known else NAN,
+            float(known and 0 < left <= f.few),
+            float(known and left <= 0),
+            math.log((seen + 1.0) / (all_seen + 1.0)) if event.keys.get("category_id") else NAN,
+        ]
+        if world.scope.sale_starts_at is not None:
+            seconds = (now - world.scope.sale_starts_at) / 1000.0
+            out.append(math.copysign(math.log1p(abs(seconds)) / 10.0, seconds))
+        return out
+
+    def update(self, event: Event) -> None:
+        item, own = event.keys.get("item_id"), event.number("stock")
+        if event.kind == "impression" and item is not None and not math.isnan(own):
+            self.rows[item] = (max(self.rows.get(item, (own, own))[0], own), own)
+
+
+class SequenceReference(Reference):
+    """The last events of a key."""
+
+    def begin(self) -> None:
+        self.rows: dict[Any, list[Event]] = {}
+
+    def extras(self) -> list[str]:
+        what = ("items", "categories", "shops", "kinds", "ages")
+        return [f"{self.family.key}.{one}.{k}" for one in what for k in range(self.family.keep)]
+
+    def one(self, event: Event, now: int) -> list[float]:
+        last = self.rows.get(event.keys.get(self.family.key), [])[::-1][: self.family.keep]
+        out: list[float] = []
+        for column in ("item_id", "category_id", "shop_id"):
+            out += self._filled([low_bits(hash_texts([_text(e.keys.get(column))]))[0] for e in last])
+        out += self._filled([self.world.scope.kinds.index(e.kind) for e in last])
+        seconds = [max(now - e.time, 0) / 1000.0 for e in last]
+        return out + self._filled([1.0 + math.floor(2.0 * math.log2(1.0 + s)) for s in seconds])
+
+    def update(self, event: Event) -> None:
+        key = event.keys.get(self.family.key)
+        if event.kind not in ("impression", "") and key is not None:
+            self.rows.setdefault(key, []).append(event)
+
+    def _filled(self, values: list[Any]) -> list[float]:
+        return [float(x) for x in values] + [0.0] * (self.family.keep - len(values))
+
+
+class CrossingReference(Reference):
+    """One key of several columns."""
+
+    after_others = True
+
+    def extras(self) -> list[str]:
+        return [self.family.name]
+
+    def get(self, shown: list[Event], now: int, columns: dict[str, list[float]]) -> list[list[float]]:
+        return [[self._cross(event, i, columns)] for i, event in enumerate(shown)]
+
+    def _cross(self, event: Event, i: int, columns: dict[str, list[float]]) -> float:
+        f = self.family
+        values = event.key(f.keys)
+        if values is None:
+            return 0.0
+        parts = [hash_texts([f.name]), *(hash_texts([_text(value)]) for value in values)]
+        for name in f.numbers:
+            x = columns[name][i] * f.bins if name in columns else event.number(name)
+            if name not in columns and name != "position":
+                x = 2.0 * math.log2(1.0 + x)
+            found = np.iinfo(np.int64).min if math.isnan(x) else math.floor(x)
+            parts.append(hash_numbers(np.array([found])))
+        return float(low_bits(cross(parts))[0])
+
+
+def low_bits(keys: Any) -> Any:
+    """As many bits as a float32 holds."""
+    return (keys & np.uint64(0xFFFFFF)).astype(np.float32)
+
+
 #: By the family's name in TOML.
 References: dict[str, type[Reference]] = {
     "counts": CountsReference,
@@ -529,6 +690,9 @@ References: dict[str, type[Reference]] = {
     "price": PriceReference,
     "place": PlaceReference,
     "list": ListReference,
+    "stock": StockReference,
+    "sequence": SequenceReference,
+    "crossing": CrossingReference,
 }
 
 
@@ -546,3 +710,26 @@ def _log_seconds(elapsed_ms: float) -> float:
 
 def _bounded(x: float, feature: Any) -> float:
     return float(feature.neutral) if math.isnan(x) else min(max(x, feature.low), feature.high)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _place(event: Event) -> int:
+    """From 1 to 32, 0 where it is unknown."""
+    place = event.number("position")
+    return 0 if math.isnan(place) else min(int(place) + 1, 32)
+
+
+def _by_place(world: World, clicks: str, event: Event, now: int) -> dict[str, float]:
+    """Expected clicks and the share examined of an impression."""
+    where, sums = _place(event), world.places.get(clicks)
+    if sums is None or not where:
+        return {}
+    of = [sums.get(event, now, ("clicks", p)) for p in range(1, 33)]
+    shown = sums.get(event, now, ("shown", where))
+    return {
+        "expected": (of[where - 1] + 1.0) / (shown + 50.0),
+        "examined": (sum(of[where - 1 :]) + 10.0) / (sum(of) + 10.0),
+    }

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from features.events import Events
 from features.hashing import hash_texts
+from features.passes import Pass
 from features.plan import Plan
 from features.rows import Rows, Slots
-from tests.unit.features.reference import NAN, Event
+from tests.unit.features.reference import NAN, Event, low_bits
 
 ACTIONS = ("click", "cart", "purchase")
 BEHAVIOURS = ("view", "search")
@@ -163,7 +164,7 @@ class Worker:
                 self.shown[id(event)] = {
                     c: int(seen.keys[c][number[id(event)]]) for c in self.plan.remembered
                 }
-        return features
+        return np.column_stack([features, *extras(seen)])
 
     def run(self, batches: Sequence[Sequence[Event]]) -> npt.NDArray[np.float32]:
         """Features of several batches."""
@@ -174,6 +175,15 @@ class Worker:
             return -1
         kinds = self.plan.scope.kinds
         return kinds.index(kind) if kind in kinds else len(kinds) - 1
+
+
+def extras(seen: Pass) -> list[npt.NDArray[np.float32]]:
+    """Sequences and crossings as columns."""
+    found = []
+    for one in seen.sequences.values():
+        found += [low_bits(one.items), low_bits(one.categories), low_bits(one.shops)]
+        found += [one.kinds.astype(np.float32), one.ages.astype(np.float32)]
+    return found + [low_bits(keys)[:, None] for keys in seen.crossings.values()]
 
 
 def told(events: Sequence[Event], plan: Plan) -> list[Event]:

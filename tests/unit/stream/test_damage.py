@@ -26,6 +26,7 @@ from tests.unit.stream.conftest import Rig, make_logs
 FAMILIES = (
     "meta/engine",
     "meta/features",
+    "meta/format",
     "meta/learners",
     "orphan/",
     "row/category/",

@@ -17,7 +17,7 @@ from surgeline.evaluation.evaluate import Request, evaluate
 from surgeline.evaluation.rehearse import Rehearsal
 
 if TYPE_CHECKING:
-    from .conftest import Night
+    from tests.unit.surgeline.conftest import Night
 
 SCENARIO = Scenario(times=Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=60.0))
 

@@ -23,7 +23,7 @@ from surgeline.evaluation.rehearse import rehearse
 from surgeline.times import parse_time
 
 if TYPE_CHECKING:
-    from .conftest import Night
+    from tests.unit.surgeline.conftest import Night
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +141,8 @@ def test_only_what_follows_the_training_is_judged(night: Night, tmp_path: Path) 
     assert rows["event_time"].min() >= at
     assert cold.counts.impressions == rows.height
     assert cold.run.trunk_hash != "none" and cold.run.trunk_hash[:12] in output
+    assert cold.run.trunk_fitted is not None and cold.run.trunk_fitted.rows == 0
+    assert "fitted to" not in "\n".join(cold.notes)
     # Its items are not new because the engine did not see them.
     assert rows["item_seen"].max() > rows.group_by("item_id").len()["len"].max()
     warm, warm_rows, _ = evaluated(
@@ -150,6 +152,28 @@ def test_only_what_follows_the_training_is_judged(night: Night, tmp_path: Path) 
     assert warm.counts.impressions > warm.counts.rows == rows.height
     assert warm.run.trunk_hash == cold.run.trunk_hash
     assert (warm_rows["p_last_layer"] != rows["p_last_layer"]).any()
+
+
+def test_a_trunk_that_has_seen_the_rows_is_told(night: Night, tmp_path: Path) -> None:
+    """Fails when figures of rows that the trunk was fitted to pose as figures of new ones."""
+    times, trunk = night.table["event_time"], tmp_path / "trunk"
+    at = int(times[0]) + 45_000
+    train = ["train", night.log, "--until", at, "--out", trunk, "--epochs", 1, "--hidden", 4]
+    assert CliRunner().invoke(main, [str(word) for word in train]).exit_code == 0
+    page = tmp_path / "page.html"
+    found, rows, output = evaluated(tmp_path, night.log, "--trunk", trunk, "--report", page)
+    seen = rows.filter(pl.col("event_time") < at).height
+    fitted = found.run.trunk_fitted
+    assert fitted is not None and fitted.same_log and 0 < fitted.rows == seen < rows.height
+    part = f"{seen:,} of {rows.height:,} evaluated impressions ({seen / rows.height:.1%})"
+    said = f"The trunk was fitted to {part}"
+    assert sum(line.startswith(said) for line in output.splitlines()) == 1
+    assert said in page.read_text(encoding="utf-8")
+    other = tmp_path / "other.parquet"
+    night.table.write_parquet(other)
+    found, _, output = evaluated(tmp_path, other, "--trunk", trunk)
+    assert found.run.trunk_fitted is not None and not found.run.trunk_fitted.same_log
+    assert f"{part} lie in the time" in output and "If that log has the same rows" in output
 
 
 def test_truth_is_a_learner_that_nobody_beats(night: Night, tmp_path: Path) -> None:

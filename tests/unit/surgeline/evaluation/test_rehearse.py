@@ -14,7 +14,7 @@ from models.deep.trunk import Trunk
 from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport, rehearse
 
 if TYPE_CHECKING:
-    from .conftest import Night
+    from tests.unit.surgeline.conftest import Night
 
 SCENARIO = Scenario(times=Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=60.0))
 
