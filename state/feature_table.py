@@ -150,10 +150,12 @@ class FeatureTable:
         deleted = self._rows.find(keys)
         self._touched[deleted[deleted >= 0]] = 0
         slots = np.flatnonzero(self._dirty[: self._rows.used])
+        # In the order of their keys RocksDB takes them in half the time.
+        slots = slots[np.lexsort((self._rows.keys[slots], self._partitions[slots]))]
         keys, partitions = self._rows.keys[slots], self._partitions[slots]
-        stored = row_keys(self.number, partitions, keys)
+        stored, put = row_keys(self.number, partitions, keys), batch.put
         for key, row in zip(stored, pack(keys, self._rows.values[slots], self.moment.now), strict=True):
-            batch.put(key, row)
+            put(key, row)
         self._has_rows[partitions.astype(np.int32) + 1] = True
         self._dirty[slots] = False
         return len(slots)

@@ -22,7 +22,7 @@ from state.keys import JOIN_MASKS, JOIN_PAYLOAD, JOIN_SHOWN
 from state.store import Batch, Store
 
 #: A row that is read back costs one look-up in RocksDB and the decoding of so many rows.
-BLOCK_ROWS = 32
+BLOCK_ROWS = 64
 _CHECKSUM = 4
 _encode = msgspec.msgpack.Encoder().encode
 
