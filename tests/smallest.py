@@ -22,6 +22,7 @@ SMALLEST: dict[str, float] = {
     "serving.follower.CHUNK": 1,
     "state.disk_keys.MAX_BYTES": 1,
     "state.disk_keys.SMALLEST": 8,
+    "state.feature_rows.FLUSHED_ROWS": 1,
     "state.feature_rows.SWEEP_ROWS": 1,
     "state.feature_table.SCAN_KEYS": 1,
     "state.republish.REPUBLISH_ROWS": 1,
