@@ -15,6 +15,8 @@ from state.store import Batch, Store
 
 #: Stored rows that ``expire`` looks at in a call: about 10 ms.
 SWEEP_ROWS = 10_000
+#: After so many deletes RocksDB writes them into a file, where they begin to free what they delete.
+FLUSHED_ROWS = 100_000
 
 
 class FeatureRows:
@@ -31,7 +33,9 @@ class FeatureRows:
         self._plan_hash = plan.hash.encode()
         self._cached_rows = cached_rows
         self._known = _check_layout(store, self._plan_hash)
+        self._store = store
         self._acknowledged = 0
+        self._deleted = 0
         self._turn = 0
         self._batches = 0
         self.tables = {
@@ -65,7 +69,8 @@ class FeatureRows:
             batch.put(META_FORMAT, str(FORMAT).encode())
             batch.put(META_PLAN, self._plan_hash)
             self._known = True
-        return sum(table.write(batch, self._acknowledged) for table in self.tables.values())
+        self._deleted += sum(table.delete(batch, self._acknowledged) for table in self.tables.values())
+        return sum(table.write(batch) for table in self.tables.values())
 
     def take_changed(self) -> list[Changed]:
         """What changed in each table since the last call, for publishing; see ``takes`` and ``acknowledge``.
@@ -122,6 +127,9 @@ class FeatureRows:
 
         The least recently used leave, whatever table they are of; only those that are written and published.
         """
+        if self._deleted >= FLUSHED_ROWS:
+            self._deleted = 0
+            self._store.flush()
         surplus = len(self) - self._cached_rows
         if surplus <= 0:
             return 0

@@ -141,19 +141,26 @@ class FeatureTable:
 
     # -- checkpoints
 
-    def write(self, batch: Batch, acknowledged: int) -> int:
-        """Put rows that changed, delete forgotten ones whose tombstone is ``acknowledged``; returns puts."""
+    def delete(self, batch: Batch, acknowledged: int) -> int:
+        """Delete rows that are forgotten and whose tombstone is ``acknowledged``; returns how many."""
         self._drop_revived()
         keys, partitions = self._forgotten.published(acknowledged)
         for key in row_keys(self.number, partitions, keys):
             batch.delete(key)
-        deleted = self._rows.find(keys)
-        self._touched[deleted[deleted >= 0]] = 0
+        slots = self._rows.find(keys)
+        # They are the first to leave memory.
+        self._touched[slots[slots >= 0]] = 0
+        return len(keys)
+
+    def write(self, batch: Batch) -> int:
+        """Put all rows that changed since the last call; returns how many."""
         slots = np.flatnonzero(self._dirty[: self._rows.used])
+        # In the order of their keys RocksDB takes them in half the time.
+        slots = slots[np.lexsort((self._rows.keys[slots], self._partitions[slots]))]
         keys, partitions = self._rows.keys[slots], self._partitions[slots]
-        stored = row_keys(self.number, partitions, keys)
+        stored, put = row_keys(self.number, partitions, keys), batch.put
         for key, row in zip(stored, pack(keys, self._rows.values[slots], self.moment.now), strict=True):
-            batch.put(key, row)
+            put(key, row)
         self._has_rows[partitions.astype(np.int32) + 1] = True
         self._dirty[slots] = False
         return len(slots)

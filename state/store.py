@@ -19,6 +19,8 @@ from state.errors import StateDamagedError, state_error
 #: Bounds RocksDB's own memory; the hot rows live in numpy arrays above it.
 WRITE_BUFFER_BYTES = 32 * 1024 * 1024
 MAX_WAL_BYTES = 256 * 1024 * 1024
+#: Of so many keys in a row so many are deleted, and of all keys of a file such a part.
+DELETED = (128, 64, 0.5)
 
 
 class Store:
@@ -36,6 +38,8 @@ class Store:
         options.set_max_total_wal_size(MAX_WAL_BYTES)
         options.set_keep_log_file_num(2)
         options.set_max_background_jobs(2)
+        # Files in which much was deleted are compacted, so that forgotten rows leave the disk.
+        options.add_compact_on_deletion_collector_factory(*DELETED)
         self._failed = False
         try:
             self.path.mkdir(parents=True, exist_ok=True)
