@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from state.join import Closed
 
 from bench._registry import BenchError
 from bench._rows import BoolArray, FloatArray
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
-from state.join import Closed
 from state.store import Store
 from stream.engine import Engine
 from surgeline.evaluation.rehearse import Rehearsal

@@ -9,6 +9,7 @@ import sys
 import time
 
 import msgspec
+from state.formulas import TABLES
 
 from bench._registry import BenchError, Result, say
 from bench._run import PARTITIONS, Run, create, last_weights, worker, write_scenario
@@ -16,7 +17,6 @@ from bench._watch import Counts, Rate, Sample, between, get, prometheus, steady,
 from clients.launch import Child
 from contracts.events import ACTIONS
 from replay.player import PlayReport
-from state.formulas import TABLES
 
 #: Share of the agent's events that are its warm-up.
 WARM_UP = 1.0 / 3.0

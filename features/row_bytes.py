@@ -6,12 +6,12 @@ not pass for it.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from features.checksums import crc32_rows
 from features.events import IntArray
 from features.hashing import Keys
 from features.rows import Values
@@ -27,28 +27,34 @@ class RowError(ValueError):
 
 def pack(keys: Keys, rows: Values, changed_at: int) -> list[bytes]:
     """Rows (n, width) as bytes, ``8 * width + TAIL`` each."""
-    block = np.empty((len(rows), rows.shape[1] + 1), dtype="<f8")
+    words = rows.shape[1] + 1
+    block = np.empty((len(rows), words), dtype="<f8")
     block[:, :-1] = rows
     block[:, -1] = np.array(changed_at, dtype="<i8").view("<f8")
-    size, data, crc32 = 8 * block.shape[1], block.tobytes(), zlib.crc32
-    return [
-        (part := data[at : at + size]) + crc32(part, start).to_bytes(CHECKSUM, "little")
-        for at, start in zip(range(0, size * len(rows), size), (keys & _LOWER).tolist(), strict=True)
-    ]
+    whole = np.empty((len(rows), 8 * words + CHECKSUM), dtype=np.uint8)
+    whole[:, :-CHECKSUM] = block.view(np.uint8)
+    whole[:, -CHECKSUM:] = _checksums(keys, block.view(np.uint8))
+    size, data = whole.shape[1], whole.tobytes()
+    return [data[at : at + size] for at in range(0, len(data), size)]
 
 
 def unpack(keys: Keys, data: Sequence[bytes], width: int) -> tuple[Values, IntArray]:
     """Rows (n, width) and the times of their last changes. Raises ``RowError`` where ``pack`` made others."""
     size = 8 * (width + 1)
-    for start, one in zip((keys & _LOWER).tolist(), data, strict=True):
-        if len(one) != size + CHECKSUM:
-            raise RowError(f"a row of {len(one)} bytes; {width} numbers need {size + CHECKSUM}")
-        if zlib.crc32(memoryview(one)[:size], start) != int.from_bytes(one[size:], "little"):
-            raise RowError("its checksum is wrong")
+    if any(len(one) != size + CHECKSUM for one in data):
+        raise RowError(f"a row that is not of {width} numbers, {size + CHECKSUM} bytes")
     whole = np.frombuffer(b"".join(data), dtype=np.uint8).reshape(len(data), size + CHECKSUM)
     block = np.ascontiguousarray(whole[:, :size])
+    if (whole[:, size:] != _checksums(keys, block)).any():
+        raise RowError("a row's checksum is wrong")
     rows: Values = block.view("<f8")[:, :width].astype(np.float64)
     return rows, block.view("<i8")[:, width].astype(np.int64)
+
+
+def _checksums(keys: Keys, block: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Checksums (n, 4) of rows of bytes."""
+    found = crc32_rows(block, (keys & _LOWER).astype(np.uint32))
+    return found.astype("<u4").view(np.uint8).reshape(-1, CHECKSUM)
 
 
 def first_numbers(data: Sequence[bytes]) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ import numpy as np
 from features.plan import Plan
 from state.errors import StateDamagedError, StateFormatError
 from state.feature_table import Changed, FeatureTable, Moment
-from state.keys import FORMAT, META_BEGUN, META_FORMAT, META_PLAN
+from state.keys import FORMAT_VERSION, META_BEGUN, META_FORMAT, META_PLAN
 from state.row_keys import Partitions
 from state.store import Batch, Store
 
@@ -66,7 +66,7 @@ class FeatureRows:
     def write(self, batch: Batch) -> int:
         """Add every changed row to ``batch``; returns how many. Deletes what is forgotten and told."""
         if not self._known:
-            batch.put(META_FORMAT, str(FORMAT).encode())
+            batch.put(META_FORMAT, str(FORMAT_VERSION).encode())
             batch.put(META_PLAN, self._plan_hash)
             self._known = True
         self._deleted += sum(table.delete(batch, self._acknowledged) for table in self.tables.values())
@@ -169,10 +169,10 @@ def _check_layout(store: Store, plan_hash: bytes) -> bool:
                 "the log brings them back), or run the version that wrote it"
             )
         return False
-    if version != str(FORMAT).encode():
+    if version != str(FORMAT_VERSION).encode():
         raise StateFormatError(
             f"state in {store.path} has layout {version.decode(errors='replace')}, this version of Surgeline "
-            f"reads {FORMAT}; use the version that wrote it, or a new state folder"
+            f"reads {FORMAT_VERSION}; use the version that wrote it, or a new state folder"
         )
     if plan is None:
         raise StateDamagedError(store.path, "it does not say which features its rows are of")

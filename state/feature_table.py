@@ -21,11 +21,11 @@ from features.compiled import kernel
 from features.events import FloatArray
 from features.hashing import Keys
 from features.plan import SEEN, Layout
+from features.row_bytes import TAIL, first_numbers, pack, unpack
 from features.rows import Rows, Slots, Values
 from state.disk_keys import DiskKeys
 from state.errors import decoding
 from state.forgotten import Forgotten
-from state.row_bytes import TAIL, first_numbers, pack, unpack
 from state.row_keys import SHARED, Partitions, parsed, parts, row_keys, table_prefix
 from state.row_pass import Republish, Sweep
 from state.store import Batch, Store

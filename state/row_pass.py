@@ -11,10 +11,10 @@ import numpy as np
 
 from features.events import IntArray
 from features.hashing import Keys
+from features.row_bytes import first_numbers, unpack
 from features.rows import Values
 from state.disk_keys import DiskKeys
 from state.errors import decoding
-from state.row_bytes import first_numbers, unpack
 from state.row_keys import Partitions, parsed
 from state.store import Store
 

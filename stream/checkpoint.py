@@ -6,12 +6,11 @@ It stands in the same atomic batch as these, so that offsets, counts and learner
 from __future__ import annotations
 
 import msgspec
-from state.joins.join import JoinCounts
 
 from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
 from state.joins.join import JoinCounts
-from state.keys import META_BEGUN, META_FORMAT, LEARNERS, PROGRESS, mark_format
+from state.keys import LEARNERS, META_BEGUN, META_FORMAT, PROGRESS, mark_format
 from state.store import Batch, Store
 from stream.lane import NEVER
 from stream.resume import Known

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from state.feature_rows import FeatureRows
-from state.joins.join import Actions, Closed, Join, Shown
 
 from contracts.events import ACTIONS, Impression
 from contracts.scenario import Scenario
@@ -21,6 +19,8 @@ from contracts.weights import Watermarks, Weights
 from features.declared import plan_from
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
+from state.feature_rows import FeatureRows
+from state.joins.join import Actions, Closed, Join, Shown
 from state.keys import check_format
 from state.memory import FreedMemory
 from state.store import Batch, Store

@@ -21,7 +21,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from contracts.events import BEHAVIOUR, IMPRESSION
-from contracts.weights import LearnerMetrics
 from stream.engine import Engine
 from stream.pulse import Pulse
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 
 import msgspec
-from state.joins.join import Join
 
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel

@@ -17,7 +17,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
-from state.joins.join import Closed
 
 from contracts.errors import SurgelineError
 from contracts.scenario import Kafka, Scenario, home

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
+from state.join import Closed
 
 from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
-from state.join import Closed
 from surgeline.evaluation.cadence import CadenceError, StaleCopies, parse_cadences
 from surgeline.evaluation.evaluate import Request, evaluate
 from surgeline.evaluation.rehearse import Rehearsal
