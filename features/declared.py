@@ -1,7 +1,7 @@
 """From a scenario's ``[features]`` table to a plan: families are found by themselves, errors name the entry.
 
-A family says what it is called in TOML in one constant of its class, ``DECLARED``; its fields are what an entry
-may say. A module of ``features.families`` is enough: nothing else has to know of it.
+A family says what it is called in TOML in one constant of its class, ``DECLARED``; its fields are what an
+entry may say. A module of ``features.families`` is enough: nothing else has to know of it.
 """
 
 from __future__ import annotations

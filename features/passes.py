@@ -52,7 +52,10 @@ class Block(Protocol):
         ...
 
     def merge(self, rows: Values) -> Values:
-        """One row (width,) of the rows (sources, width) that several workers keep of the same key."""
+        """One row (..., width) of the rows (..., sources, width) that several workers keep of the same key.
+
+        Where a worker has no such row, there are zeros.
+        """
         ...
 
     def __hash__(self) -> int: ...
@@ -166,8 +169,10 @@ def empty_reads(batch: Pass, block: Block) -> FloatArray:
 
 
 def newest(rows: Values, by: int) -> Values:
-    """The row with the largest number in column ``by``; of equal ones the first."""
-    row: Values = rows[int(np.argmax(rows[:, by]))]
+    """Of the rows (..., sources, width) the one with the largest number in column ``by``; of equal ones the
+    first."""
+    best = np.argmax(rows[..., by], axis=-1)[..., None, None]
+    row: Values = np.take_along_axis(rows, best, axis=-2)[..., 0, :]
     return row
 
 

@@ -58,8 +58,21 @@ class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
         return (cross([batch.keys["user_id"], batch.keys["item_before"]]),)
 
     def merge(self, rows: Values) -> Values:
-        """The row that knows the newest event."""
-        return newest(rows, 1)
+        """Of each kind the first and the last event of all workers, with what the one knows that had the last;
+        numbers of events and dwell add."""
+        parts = []
+        for begin in range(0, len(EACH) * len(self.groups), len(EACH)):
+            each = rows[..., begin : begin + len(EACH)]
+            part = newest(each, 1)
+            counts = each[..., 3]
+            part[..., 0] = np.where(counts > 0, each[..., 0], np.inf).min(axis=-1)
+            part[..., 3] = counts.sum(axis=-1)
+            part[..., 0] = np.where(part[..., 3] > 0, part[..., 0], 0.0)
+            parts.append(part)
+        dwell = rows[..., -len(DWELL) :].sum(axis=-2)
+        dwell[..., 1] = rows[..., -2].max(axis=-1)
+        merged: Values = np.concatenate([*parts, dwell], axis=-1)
+        return merged
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """What is known of each impression's key."""
