@@ -74,9 +74,12 @@ def _run(steps, at, kinds, times, own, rows, slots, out, known):  # type: ignore
         if one < 0:
             for k in range(3):
                 out[at[e], k] = row[k]
-        elif own[e] != own[e]:
-            if row[2] > 0.0:
+        if own[e] != own[e]:
+            # An impression's is as of its list: others of the list, which are counted first, do not show.
+            if row[2] > 0.0 and (one < 0 or kinds[e] != 0):
                 known[e] = row[1]
+        elif one < 0:
+            continue
         elif kinds[e] == 0:
             if row[2] == 0.0:
                 row[0] = own[e]

@@ -58,16 +58,17 @@ class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
         return (cross([batch.keys["user_id"], batch.keys["item_before"]]),)
 
     def merge(self, rows: Values) -> Values:
-        """Of each kind the first and the last event of all workers, with what the one knows that had the last;
-        numbers of events and dwell add."""
+        """Of each kind the first and the last event of all workers; numbers of events and dwell add.
+
+        Steps and what fades by them are those of the worker that had the last event.
+        """
         parts = []
         for begin in range(0, len(EACH) * len(self.groups), len(EACH)):
             each = rows[..., begin : begin + len(EACH)]
-            part = newest(each, 1)
-            counts = each[..., 3]
-            part[..., 0] = np.where(counts > 0, each[..., 0], np.inf).min(axis=-1)
-            part[..., 3] = counts.sum(axis=-1)
-            part[..., 0] = np.where(part[..., 3] > 0, part[..., 0], 0.0)
+            part, known = newest(each, 1), each[..., 3] > 0
+            first = np.where(known, each[..., 0], np.inf).min(axis=-1)
+            part[..., 0] = np.where(known.any(axis=-1), first, 0.0)
+            part[..., 3] = each[..., 3].sum(axis=-1)
             parts.append(part)
         dwell = rows[..., -len(DWELL) :].sum(axis=-2)
         dwell[..., 1] = rows[..., -2].max(axis=-1)
