@@ -93,6 +93,7 @@ class Pass:
         self.keys: dict[str, Keys] = dict(events.keys)
         self.columns: dict[str, FloatArray] = {}
         self.memo: dict[Any, Any] = {}
+        self._only_shown = len(reads.shown) == len(events)
         self._united = {} if united is None else united
         self._wanted = wanted
 
@@ -117,8 +118,8 @@ class Pass:
         return cross([self.keys[column] for column in columns])
 
     def shown(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The impressions' part of a column of events."""
-        part: npt.NDArray[Any] = values[self.reads.shown]
+        """The impressions' part of a column of events; the column itself where there is nothing else."""
+        part: npt.NDArray[Any] = values if self._only_shown else values[self.reads.shown]
         return part
 
     @cached_property
@@ -148,6 +149,9 @@ class Pass:
 
     def provide(self, name: str, shown: Keys) -> None:
         """Give the impressions' values of a key column; an action has that of its impression."""
+        if self._only_shown:
+            self.keys[name] = shown
+            return
         column = self.keys.get(name)
         column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
         column[self.reads.shown] = shown

@@ -9,10 +9,12 @@ of the gain of 519 features). Range: +-2.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features.events import FloatArray
 from features.families.count_rows import CountRows, Quantity, count_rows
@@ -70,11 +72,20 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
         return out
 
     def _rows(self, key: tuple[str, ...], scope: Scope) -> CountRows:
-        clicks = scope.numbers(self.clicks)
-        return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks)), (self.half_life_s,))
+        return _rows(key, scope.numbers(self.clicks), self.half_life_s)
 
     def _read(self, key: tuple[str, ...], batch: Pass, scope: Scope) -> FloatArray:
         """Sum of clicked places and number of clicks, (impressions, 2)."""
         block = self._rows(key, scope)
         ran, raw = batch.read(block)
-        return raw[:, ran.columns(block.cells)]
+        return raw[:, _columns(ran, block)]
+
+
+@lru_cache(maxsize=1024)
+def _rows(key: tuple[str, ...], clicks: tuple[int, ...], half_life_s: float) -> CountRows:
+    return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks)), (half_life_s,))
+
+
+@lru_cache(maxsize=1024)
+def _columns(ran: CountRows, block: CountRows) -> npt.NDArray[np.int64]:
+    return ran.columns(block.cells)

@@ -11,6 +11,7 @@ the others +-20; unknown is 0.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 import msgspec
@@ -75,7 +76,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
         def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
             ran, raw = batch.read(block)
-            total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED))
+            total, number = _columns(ran, kinds, half_life_s)
             return _minus_mean(own, raw[:, total], raw[:, number])
 
         usual, user = self._usual(scope), self._user(scope)
@@ -90,17 +91,25 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
         ]
 
     def _usual(self, scope: Scope) -> CountRows:
-        shown = scope.numbers(IMPRESSION)
-        quantities = (Quantity(shown, WEIGHT), Quantity(shown, PRICED))
-        return count_rows(("item_id",), quantities, (self.usual_half_life_s,), (_ROWS,))
+        return _rows("item_id", (scope.numbers(IMPRESSION),), (self.usual_half_life_s,))
 
     def _user(self, scope: Scope) -> CountRows:
-        quantities = tuple(
-            Quantity(scope.numbers(kind), weight)
-            for weight in (WEIGHT, PRICED)
-            for kind in (ANY, self.clicks)
-        )
-        return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_ROWS,))
+        kinds = (scope.numbers(ANY), scope.numbers(self.clicks))
+        return _rows("user_id", kinds, (self.short_half_life_s, self.half_life_s))
+
+
+@lru_cache(maxsize=1024)
+def _rows(key: str, kinds: tuple[tuple[int, ...], ...], half_lives_s: tuple[float, ...]) -> CountRows:
+    """Sums of log prices, and numbers of events that have one."""
+    quantities = tuple(Quantity(numbers, weight) for weight in (WEIGHT, PRICED) for numbers in kinds)
+    return count_rows((key,), quantities, half_lives_s, (_ROWS,))
+
+
+@lru_cache(maxsize=1024)
+def _columns(ran: CountRows, kinds: tuple[int, ...], half_life_s: float) -> tuple[int, int]:
+    """Where the sum and the number of log prices are read."""
+    total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED)).tolist()
+    return total, number
 
 
 def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:
