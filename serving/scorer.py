@@ -260,6 +260,8 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         # Past the decoder's bounds only in requests that were built in Python.
         bad = next(i for r in requests for i, item in enumerate(r.items) if not isfinite(item.price))
         raise RequestError(f"items[{bad}].price", "must be a finite number")
+    stock = [item.stock for item in items]
+    none = stock.count(None) == len(stock)
     return {
         "user_id": users,
         "item_id": [item.item_id for item in items],
@@ -267,7 +269,7 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         "shop_id": [item.shop_id for item in items],
         "position": np.array([item.position for item in items], dtype=np.int64),
         "price": price,
-        "stock": np.array([item.stock for item in items], dtype=np.float64),  # NaN for None
+        "stock": np.full(len(items), np.nan) if none else np.array(stock, dtype=np.float64),
         "event_time": np.repeat(np.array(times, dtype=np.int64), sizes),
         "context": contexts,
     }
