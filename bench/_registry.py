@@ -54,6 +54,7 @@ class Entry(NamedTuple):
 #: Order of the list and of ``all``.
 FIGURES: dict[str, Entry] = {
     "throughput": Entry("bench.throughput", "Events/s beside an idiomatic Faust agent and a bare fetch."),
+    "serving": Entry("bench.serving", "Latency of score requests beside a plain handler with dictionaries."),
     "memory": Entry("bench.memory", "Bytes of each thing that is held, beside a plain dictionary."),
     "accuracy": Entry(
         "bench.accuracy", "Clicks of a real log foretold, beside trees, River and Vowpal Wabbit."

@@ -27,17 +27,17 @@ def hash_texts(texts: Sequence[str]) -> Keys:
     >>> [hex(key) for key in hash_texts(["item-1", ""]).tolist()]
     ['0x2d6666d6fe13dd63', '0x0']
     """
-    joined = "".join(texts)
-    if joined.isascii():
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-        data = joined.encode()
-    else:
-        encoded = [text.encode() for text in texts]
-        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(texts))
-        data = b"".join(encoded)
     out = np.empty(len(texts), dtype=np.uint64)
+    if not len(texts):
+        return out
+    joined = "\0".join(texts).encode()
     with np.errstate(over="ignore"):
-        _hash(np.frombuffer(data, dtype=np.uint8), np.cumsum(lengths), out)
+        if joined.count(0) == len(texts) - 1:
+            _hash_split(np.frombuffer(joined, dtype=np.uint8), out)
+        else:  # a text has a NUL of its own
+            encoded = [text.encode() for text in texts]
+            ends = np.cumsum([len(one) for one in encoded])
+            _hash(np.frombuffer(b"".join(encoded), dtype=np.uint8), ends, out)
     return out
 
 
@@ -99,3 +99,16 @@ def _hash(data, ends, out):  # type: ignore[no-untyped-def]
             x = (x ^ np.uint64(data[k])) * _PRIME
         out[i] = _mixed(x)
         begin = end
+
+
+@kernel
+def _hash_split(data, out):  # type: ignore[no-untyped-def]
+    # Texts end at zeros.
+    i, begin, x = 0, 0, _OFFSET
+    for k in range(len(data)):
+        if data[k] != 0:
+            x = (x ^ np.uint64(data[k])) * _PRIME
+            continue
+        out[i] = _mixed(x) if k > begin else _ZERO
+        i, begin, x = i + 1, k + 1, _OFFSET
+    out[i] = _mixed(x) if len(data) > begin else _ZERO

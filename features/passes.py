@@ -52,7 +52,10 @@ class Block(Protocol):
         ...
 
     def merge(self, rows: Values) -> Values:
-        """One row (width,) of the rows (sources, width) that several workers keep of the same key."""
+        """One row (..., width) of the rows (..., sources, width) that several workers keep of the same key.
+
+        Where a worker has no such row, there are zeros.
+        """
         ...
 
     def __hash__(self) -> int: ...
@@ -107,6 +110,7 @@ class Pass:
         self.sequences: dict[str, Sequence] = {}
         self.crossings: dict[str, Keys] = {}
         self.memo: dict[Any, Any] = {}
+        self._only_shown = len(reads.shown) == len(events)
         self._united = {} if united is None else united
         self._wanted = wanted
 
@@ -131,8 +135,8 @@ class Pass:
         return cross([self.keys[column] for column in columns])
 
     def shown(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The impressions' part of a column of events."""
-        part: npt.NDArray[Any] = values[self.reads.shown]
+        """The impressions' part of a column of events; the column itself where there is nothing else."""
+        part: npt.NDArray[Any] = values if self._only_shown else values[self.reads.shown]
         return part
 
     @cached_property
@@ -162,6 +166,9 @@ class Pass:
 
     def provide(self, name: str, shown: Keys) -> None:
         """Give the impressions' values of a key column; an action has that of its impression."""
+        if self._only_shown:
+            self.keys[name] = shown
+            return
         column = self.keys.get(name)
         column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
         column[self.reads.shown] = shown
@@ -183,8 +190,10 @@ def empty_reads(batch: Pass, block: Block) -> FloatArray:
 
 
 def newest(rows: Values, by: int) -> Values:
-    """The row with the largest number in column ``by``; of equal ones the first."""
-    row: Values = rows[int(np.argmax(rows[:, by]))]
+    """Of the rows (..., sources, width) the one with the largest number in column ``by``; of equal ones the
+    first."""
+    best = np.argmax(rows[..., by], axis=-1)[..., None, None]
+    row: Values = np.take_along_axis(rows, best, axis=-2)[..., 0, :]
     return row
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from features.compiled import kernel
 from features.errors import FeaturesError
-from features.events import Events, order_reads
+from features.events import Events, IntArray, order_reads
 from features.family import Family, Feature
 from features.hashing import Keys, hash_numbers
 from features.order import is_family, ordered, united
@@ -28,6 +28,8 @@ FloatArray32 = npt.NDArray[np.float32]
 #: The first number of every row: the newest event (ms) that it knows of.
 SEEN = 0
 HEAD = 1
+#: The clock by which rows are forgotten (ms).
+CLOCK_MS = 60_000
 #: Columns that are worked out from an event's own, and need not be given.
 WORKED_OUT = ("hour", "everything")
 HOUR_MS, HOURS = 3_600_000, 24
@@ -149,18 +151,18 @@ class Plan:
     def rows_of(self, key: tuple[str, ...]) -> list[tuple[Block, slice]]:
         """The blocks of the table with this key, each with its part of a row."""
         name = table_name(key)
-        return [(block, part) for block, (table, part) in self._slices.items() if table == name]
+        return [(block, part) for block, (table, part) in self.blocks.items() if table == name]
 
     def merge(self, table: str, rows: Values) -> Values:
-        """One row (width,) of what several workers keep of a key, (sources, width)."""
-        if len(rows) == 1:
-            own: Values = rows[0]
-            return own
-        merged = np.zeros(self.tables[table].width)
-        merged[SEEN] = rows[:, SEEN].max()
+        """Of each key one row (keys, width) of those that several workers keep of it, (keys, sources, width).
+
+        Where a worker has no row of a key, there are zeros.
+        """
+        merged = np.zeros((len(rows), self.tables[table].width))
+        merged[:, SEEN] = rows[:, :, SEEN].max(axis=1)
         for block, (name, part) in self.blocks.items():
             if name == table:
-                merged[part] = block.merge(rows[:, part])
+                merged[:, part] = block.merge(rows[:, :, part])
         return merged
 
     def _run(
@@ -195,6 +197,12 @@ class Plan:
         joined, origins = batch.joined
         place[joined] = place[origins]
         batch.known["place_from_1"], batch.known["placed"] = place, np.where(np.isnan(place), np.nan, 1.0)
+
+
+def oldest(times: IntArray, forget_ms: int) -> IntArray:
+    """What ``SEEN`` must be at least for a row to matter at ``times`` (ms): by the minute, for everybody."""
+    begun: IntArray = times // CLOCK_MS * CLOCK_MS - forget_ms
+    return begun
 
 
 def partitioned(layout: Layout) -> bool:

@@ -38,6 +38,18 @@ def pack(keys: Keys, rows: Values, changed_at: int) -> list[bytes]:
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
+def intact(keys: Keys, data: Sequence[bytes], width: int) -> npt.NDArray[np.bool_]:
+    """Which of ``data`` ``pack`` has made, of ``width`` numbers and under these keys."""
+    size = 8 * width + TAIL
+    good = np.fromiter((len(one) == size for one in data), dtype=np.bool_, count=len(data))
+    kept = np.flatnonzero(good)
+    if len(kept):
+        whole = np.frombuffer(b"".join([data[i] for i in kept.tolist()]), dtype=np.uint8).reshape(-1, size)
+        sums = _checksums(keys[kept], np.ascontiguousarray(whole[:, :-CHECKSUM]))
+        good[kept] = (whole[:, -CHECKSUM:] == sums).all(axis=1)
+    return good
+
+
 def unpack(keys: Keys, data: Sequence[bytes], width: int) -> tuple[Values, IntArray]:
     """Rows (n, width) and the times of their last changes. Raises ``RowError`` where ``pack`` made others."""
     size = 8 * (width + 1)

@@ -21,7 +21,8 @@ _ZERO = np.uint64(0)
 class Rows:
     """``width`` float64 numbers a key; a row begins with zeros. Rows are numbered in the order they came.
 
-    ``values`` and ``keys`` may be replaced by larger ones whenever a row is added: take them anew after it.
+    Rows are ``values[:used]`` of the keys ``keys[:used]``: there are no holes. Both may be replaced by larger
+    arrays whenever a row is added: take them anew after it.
     """
 
     def __init__(self, width: int) -> None:
@@ -51,6 +52,15 @@ class Rows:
             if done == len(keys):
                 return slots
             self._grow()
+
+    def delete(self, keys: Keys) -> int:
+        """Forget these rows, where they are there; returns how many were.
+
+        The last rows take the places of the deleted ones, and with them their numbers.
+        """
+        before = self.used
+        self.used = _delete(keys, self.keys, self.values, self._index, self.used)
+        return before - self.used
 
     def keep(self, kept: npt.NDArray[np.intp]) -> None:
         """Forget all rows but these (numbers in ascending order), which are numbered anew."""
@@ -133,3 +143,44 @@ def _fill(keys, used, index):  # type: ignore[no-untyped-def]
         while index[at] != NO_ROW:
             at = (at + 1) % len(index)
         index[at] = row
+
+
+@kernel
+def _place(key, keys, index):  # type: ignore[no-untyped-def]
+    """Where a key stands in the index, or the empty place at which the search for it ends."""
+    at = np.int64(key & np.uint64(len(index) - 1))
+    while index[at] != NO_ROW and keys[index[at]] != key:
+        at = (at + 1) % len(index)
+    return at
+
+
+@kernel
+def _delete(gone, keys, values, index, used):  # type: ignore[no-untyped-def]
+    size = len(index)
+    mask = np.uint64(size - 1)
+    for key in gone:
+        if key == _ZERO:
+            continue
+        hole = _place(key, keys, index)
+        row = index[hole]
+        if row == NO_ROW:
+            continue
+        # Those behind it move up where that does not put them before their own places (Knuth 6.4, R).
+        at = hole
+        while True:
+            at = (at + 1) % size
+            if index[at] == NO_ROW:
+                break
+            away = (at - np.int64(keys[index[at]] & mask)) % size
+            if away >= (at - hole) % size:
+                index[hole] = index[at]
+                hole = at
+        index[hole] = NO_ROW
+        used -= 1
+        if row != used:
+            index[_place(keys[used], keys, index)] = row
+            keys[row] = keys[used]
+            values[row] = values[used]
+        keys[used] = _ZERO
+        values[used] = 0.0
+    return used

@@ -1,23 +1,33 @@
 """How feature rows stand in their compacted topic: the key says whose row it is.
 
-Rows whose key holds the user belong to a source partition, whichever worker has it: ``p/<partition>/<table>/<key>``.
-Others are counted by every worker: ``w/<worker>/<table>/<key>``. An empty value deletes.
+Rows whose key holds the user belong to a source partition, whichever worker has it:
+``p/<partition>/<table>/<key>``. Others are counted by every worker: ``w/<worker>/<table>/<key>``. The key is
+16 hexadecimal digits in lower case. An empty value deletes.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
+from features.hashing import Keys
+
 OF_PARTITION, OF_WORKER = "p", "w"
+#: Characters of a row's key, and how they must look.
+KEY_DIGITS = 16
+_KEY = re.compile(rb"[0-9a-f]{16}\Z")
+_PREFIX = re.compile(r"([pw])/([^/]+)/([^/]+)/\Z")
 
 
-class RowName(NamedTuple):
-    """``owner``: the partition's number or the worker's name; ``key``: 64 bits."""
+class RowPrefix(NamedTuple):
+    """``owner``: the partition's number or the worker's name."""
 
     kind: str
     owner: str
     table: str
-    key: int
 
 
 def row_prefix(kind: str, owner: str | int, table: str) -> bytes:
@@ -29,17 +39,40 @@ def row_prefix(kind: str, owner: str | int, table: str) -> bytes:
     return f"{kind}/{owner}/{table}/".encode()
 
 
-def parse_row_name(name: bytes | None) -> RowName | None:
-    """The name of a row, None for what is none.
+def parse_prefix(prefix: bytes) -> RowPrefix | None:
+    """Whose rows begin with this, None for nobody's.
 
-    >>> parse_row_name(b"w/worker-0/item_id/00000000000000ff")
-    RowName(kind='w', owner='worker-0', table='item_id', key=255)
+    >>> parse_prefix(b"w/worker-0/item_id/")
+    RowPrefix(kind='w', owner='worker-0', table='item_id')
     """
     try:
-        kind, owner, table, key = (name or b"").decode().split("/")
-        number = int(key, 16)
-    except ValueError:
+        found = _PREFIX.match(prefix.decode())
+    except UnicodeDecodeError:
         return None
-    if kind not in (OF_PARTITION, OF_WORKER) or not owner or len(key) != 16 or not number:
+    if found is None or (found[1] == OF_PARTITION and not re.fullmatch("0|[1-9][0-9]{0,9}", found[2])):
         return None
-    return RowName(kind, owner, table, number)
+    return RowPrefix(*found.groups())
+
+
+def row_names(prefix: bytes, keys: Keys) -> list[bytes]:
+    """The names of rows.
+
+    >>> row_names(b"p/3/user_id/", np.array([255], dtype=np.uint64))
+    [b'p/3/user_id/00000000000000ff']
+    """
+    digits = keys.astype(">u8").tobytes().hex().encode()
+    return [prefix + digits[at : at + KEY_DIGITS] for at in range(0, len(digits), KEY_DIGITS)]
+
+
+def parse_keys(digits: Sequence[bytes]) -> Keys:
+    """The last parts of names as keys (n,), 0 for what is no key.
+
+    >>> parse_keys([b"00000000000000ff", b"ff"]).tolist()
+    [255, 0]
+    """
+    wrong = [i for i, one in enumerate(digits) if _KEY.match(one) is None]
+    if wrong:
+        digits = list(digits)
+        for i in wrong:
+            digits[i] = b"0" * KEY_DIGITS
+    return np.frombuffer(bytes.fromhex(b"".join(digits).decode()), dtype=">u8").astype(np.uint64)

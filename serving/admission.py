@@ -18,7 +18,7 @@ from contracts.weights import SCHEMA_VERSION, Head, Weights, WeightsError, decod
 
 TASK = "ctr"
 #: ``undecodable``: not a weights message; ``schema``: of another schema version; ``key``: the record's
-#: key is not the message's; ``trunk_hash``, ``feature_list``, ``feature_scheme``: made for another
+#: key is not the message's; ``trunk_hash``, ``feature_list``, ``features_hash``: made for another
 #: scorer; ``head``: the head's parts do not fit together; ``not_finite``: NaN or infinity in it;
 #: ``stale``: not newer than what the source has; ``merge``: does not merge with the other sources.
 Reason = Literal[
@@ -94,8 +94,8 @@ def check(weights: Weights, own: Identity, current: Mapping[str, Weights]) -> Re
     if weights.features_hash != own.features_hash:
         return Refused(
             "features_hash",
-            f"made for features {weights.features_hash[:12]!r}, this scorer has {own.features_hash[:12]!r}: the "
-            "scenarios of worker and serving declare other features",
+            f"made for features {weights.features_hash[:12]!r}, this scorer has {own.features_hash[:12]!r}: "
+            "the scenarios of worker and serving declare other features",
         )
     head = weights.heads.get(TASK)
     if head is None:

@@ -11,7 +11,10 @@ from clients.connection import connection
 from clients.patience import wait_for_port
 from clients.quiet import install as quieten
 from clients.refusal import BrokerRefused, check
+from contracts.events import ACTIONS
 from contracts.scenario import ScenarioError, home, load_scenario
+from features.declared import plan_from
+from features.errors import FeaturesError
 from models.deep.locate import resolve_trunk
 from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
@@ -50,12 +53,12 @@ def serve(
     try:
         settings = load_scenario(scenario)
         kafka = connection(settings.kafka, bootstrap)
+        plan = plan_from(settings.features, ACTIONS)
         loaded = resolve_trunk(trunk or settings.trunk, home())
         # One that is not there yet is waited for; one that turns us away stays as it is.
         check(kafka)
-    except (ScenarioError, BrokerRefused, ValueError, OSError) as error:
+    except (ScenarioError, FeaturesError, BrokerRefused, ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    plan = plan_from(settings.features, ACTIONS)
     scorer = Scorer(loaded, FeatureView(plan, round(settings.state.forget_s * 1000), feature_rows))
     topics = settings.topics
 

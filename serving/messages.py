@@ -19,13 +19,17 @@ MAX_FEATURE = 1e9
 
 
 class Item(msgspec.Struct, kw_only=True, gc=False):
-    """One candidate. ``features`` are real-time features by name; they win over computed ones."""
+    """One candidate. ``features`` are real-time features by name; they win over computed ones.
+
+    ``stock``: the units that are left, null where that is not known.
+    """
 
     item_id: Id
     category_id: OptionalId = ""
     shop_id: OptionalId = ""
     position: Place = 0
     price: Amount = 0.0
+    stock: Amount | None = None
     features: dict[str, float] | None = None
 
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from contracts.weights import Weights
 from features.columns import key_matrix
 from features.events import Events
+from features.hashing import Keys
 from serving.admission import Accepted, Identity, Reason, Refused, check
 from serving.errors import RequestError, ScoreNotFiniteError
 from serving.feature_view import FeatureView, absent_by_table
@@ -24,6 +25,8 @@ from serving.snapshot import EMPTY, Snapshot, combine
 
 FloatArray = npt.NDArray[np.float64]
 FloatArray32 = npt.NDArray[np.float32]
+#: Key columns that are an item's own, beside its position; all others are the request's.
+OF_ITEMS = ("item_id", "category_id", "shop_id")
 #: Columns whose tables an answer names where they had no row for an item.
 NAMED = ("user_id", "item_id", "category_id", "shop_id", "position", "everything")
 
@@ -157,13 +160,11 @@ class Scorer:
     ) -> tuple[FloatArray32, dict[str, npt.NDArray[np.bool_]]]:
         """(n, q) features, and by table which of the n items had no row."""
         n = len(columns["event_time"])
-        texts = {name: partial(columns.__getitem__, name) for name in NAMED[:4]}
-        matrix = key_matrix(self.plan.remembered, n, texts, columns["context"], columns["position"])
         unknown = np.full(n, np.nan)
         events = Events(
             kinds=np.zeros(n, dtype=np.int16),
             times=columns["event_time"],
-            keys={name: np.ascontiguousarray(matrix[:, k]) for k, name in enumerate(self.plan.remembered)},
+            keys=self._keys(requests, sizes, columns),
             numbers={
                 "price": np.where(columns["price"] > 0.0, columns["price"], np.nan),
                 "position": columns["position"].astype(np.float64),
@@ -179,24 +180,39 @@ class Scorer:
         self._override(requests, out)
         return out, absent
 
+    def _keys(
+        self, requests: Sequence[ScoreRequest], sizes: list[int], columns: Mapping[str, Any]
+    ) -> dict[str, Keys]:
+        """The items' key columns; what a request's items share is hashed once for all of them."""
+        texts = {name: partial(columns.__getitem__, name) for name in OF_ITEMS}
+        own = [name for name in self.plan.remembered if name in texts or name == "position"]
+        shared = [name for name in self.plan.remembered if name not in own]
+        users = {"user_id": lambda: [request.user_id for request in requests]}
+        contexts = [request.context for request in requests]
+        of_items = key_matrix(own, sum(sizes), texts, (), columns["position"]).T
+        of_requests = key_matrix(shared, len(requests), users, contexts).repeat(sizes, axis=0).T
+        return {
+            name: np.ascontiguousarray(column)
+            for name, column in zip((*own, *shared), (*of_items, *of_requests), strict=True)
+        }
+
     def _override(self, requests: Sequence[ScoreRequest], out: FloatArray32) -> None:
-        row = 0
+        start = 0
         for request in requests:
-            for i, item in enumerate(request.items):
-                if item.features:
-                    for name, value in item.features.items():
-                        column = self._columns.get(name)
-                        if column is None:
-                            raise RequestError(
-                                f"items[{i}].features",
-                                f"unknown feature {name!r}; known are {', '.join(self.real_time_names)}",
-                            )
-                        if not abs(value) <= MAX_FEATURE:
-                            raise RequestError(
-                                f"items[{i}].features.{name}", f"must be within ±{MAX_FEATURE:g}, is {value}"
-                            )
-                        out[row, column] = value
-                row += 1
+            for i in [i for i, item in enumerate(request.items) if item.features]:
+                for name, value in (request.items[i].features or {}).items():
+                    column = self._columns.get(name)
+                    if column is None:
+                        raise RequestError(
+                            f"items[{i}].features",
+                            f"unknown feature {name!r}; known are {', '.join(self.real_time_names)}",
+                        )
+                    if not abs(value) <= MAX_FEATURE:
+                        raise RequestError(
+                            f"items[{i}].features.{name}", f"must be within ±{MAX_FEATURE:g}, is {value}"
+                        )
+                    out[start + i, column] = value
+            start += len(request.items)
 
     def _logits(self, snapshot: Snapshot, columns: Mapping[str, Any], real_time: FloatArray32) -> FloatArray:
         n, d = len(real_time), self.trunk.hidden_size
@@ -244,6 +260,8 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         # Past the decoder's bounds only in requests that were built in Python.
         bad = next(i for r in requests for i, item in enumerate(r.items) if not isfinite(item.price))
         raise RequestError(f"items[{bad}].price", "must be a finite number")
+    stock = [item.stock for item in items]
+    none = stock.count(None) == len(stock)
     return {
         "user_id": users,
         "item_id": [item.item_id for item in items],
@@ -251,7 +269,7 @@ def _columns(requests: Sequence[ScoreRequest], sizes: list[int], times: list[int
         "shop_id": [item.shop_id for item in items],
         "position": np.array([item.position for item in items], dtype=np.int64),
         "price": price,
-        "stock": np.array([np.nan if item.stock is None else item.stock for item in items]),
+        "stock": np.full(len(items), np.nan) if none else np.array(stock, dtype=np.float64),
         "event_time": np.repeat(np.array(times, dtype=np.int64), sizes),
         "context": contexts,
     }

@@ -24,8 +24,8 @@ from serving.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
-#: 1000 items with logged features and long ids fit; more is refused before it is read.
-MAX_BODY = 2 * 1024 * 1024
+#: 1000 items with 100 logged features and long ids fit; more is refused before it is read.
+MAX_BODY = 8 * 1024 * 1024
 MSGPACK = "application/msgpack"
 #: Seconds in which a body must be there, from its headers on.
 BODY_S = 10.0

@@ -287,7 +287,7 @@ class Engine:
         if not (ids or len(joined.bits) or behaviours.events):
             return
         batch = tick_events(events, shown, joined, amounts, behaviours, self.plan)
-        self.features.begin(batch.events.times, batch.partitions, tick * self.tick_ms)
+        self.features.begin(batch.partitions, tick * self.tick_ms)
         observed, seen = self.plan.observe(batch.events, self.features.tables)
         if not ids:
             return
@@ -361,7 +361,7 @@ class Engine:
         killed and restarted in between.
         """
         sha = hashlib.sha256()
-        for part in self.features.state():
+        for part in self.features.state(self.done_until):
             sha.update(part)
         for part in self.join.state():
             sha.update(part)

@@ -236,7 +236,47 @@ def _counters(engine: Engine) -> Iterator[Metric]:
 
 
 def _gauges(engine: Engine) -> Iterator[Metric]:
-    yield from _learner_gauges(engine)
+    whole, window = engine.panel.metrics(), engine.panel.window_metrics()
+
+    def known(values: Mapping[str, float | None]) -> dict[tuple[str, ...], float]:
+        return {(learner,): value for learner, value in values.items() if value is not None}
+
+    yield gauge(
+        "surgeline_auc",
+        "Progressive AUC from binned scores",
+        known({learner: figures.auc for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_log_loss",
+        "Progressive log loss",
+        known({learner: figures.log_loss for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_pcoc",
+        "Predicted over observed clicks, 1 is calibrated",
+        known({learner: figures.pcoc for learner, figures in whole.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_auc_window",
+        "AUC of the last ten minutes of ticks",
+        known({learner: figures.auc for learner, figures in window.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_log_loss_window",
+        "Log loss of the last ten minutes of ticks",
+        known({learner: figures.log_loss for learner, figures in window.items()}),
+        "learner",
+    )
+    yield gauge(
+        "surgeline_pcoc_window",
+        "PCOC of the last ten minutes of ticks",
+        known({learner: figures.pcoc for learner, figures in window.items()}),
+        "learner",
+    )
     yield gauge("surgeline_buffered_events", "Events that wait for a tick", engine.timeline.buffered)
     yield gauge(
         "surgeline_ahead_events", "Events ahead of the clock that wait now", engine.timeline.waiting_ahead

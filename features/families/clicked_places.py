@@ -62,9 +62,10 @@ class ClickedPlaces(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """Counts of several workers add, brought to the newest landmark."""
-        landmark = rows[:, 0].max()
-        counts = rows[:, HEAD:] * 2.0 ** ((rows[:, :1] - landmark) / (HALF_LIFE_S * 1000.0))
-        return np.concatenate([[landmark, rows[:, 1].max()], counts.sum(axis=0)])
+        merged: Values = rows.max(axis=-2)  # of landmark and newest event
+        since = (rows[..., :1] - merged[..., None, :1]) / (HALF_LIFE_S * 1000.0)
+        merged[..., HEAD:] = (rows[..., HEAD:] * 2.0**since).sum(axis=-2)
+        return merged
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """What is known of each impression's place."""

@@ -84,10 +84,11 @@ class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """Counts of several workers add, brought to the newest landmark."""
-        landmark = rows[:, 0].max()
         half_lives_ms = np.array([half_life for _, half_life in self.cells]) * 1000.0
-        counts = rows[:, HEAD:] * 2.0 ** ((rows[:, :1] - landmark) / half_lives_ms)
-        return np.concatenate([[landmark, rows[:, 1].max()], counts.sum(axis=0)])
+        merged: Values = rows.max(axis=-2)  # of landmark and newest event
+        since = (rows[..., :1] - merged[..., None, :1]) / half_lives_ms
+        merged[..., HEAD:] = (rows[..., HEAD:] * 2.0**since).sum(axis=-2)
+        return merged
 
     def columns(self, cells: Iterable[tuple[Quantity, float]]) -> npt.NDArray[np.int64]:
         """Where these cells are read."""

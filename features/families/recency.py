@@ -11,6 +11,7 @@ their gain). Ranges: 0..5; unknown seconds and steps are 2.5 and 2, an item that
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar, Literal
 
 import msgspec
@@ -104,6 +105,7 @@ class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         return out
 
 
+@lru_cache(maxsize=1024)
 def recency_rows(scope: Scope, keys: tuple[str, ...], of: tuple[str, ...]) -> RecencyRows:
     """The block for kinds of events by name."""
     groups = tuple(scope.numbers(kind) for kind in of)

@@ -9,7 +9,7 @@ from features.compiled import kernel
 from features.events import FloatArray
 from features.families.session_rows import SessionRows
 from features.hashing import Keys, cross
-from features.passes import Block, Pass, empty_reads
+from features.passes import Block, Pass, empty_reads, newest
 from features.powers import power_of_two
 from features.rows import Slots, Values
 
@@ -59,10 +59,22 @@ class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
         return (cross([batch.keys["user_id"], batch.keys["item_before"]]),)
 
     def merge(self, rows: Values) -> Values:
-        """The row that knows the newest event."""
-        times = rows[:, 1 : len(EACH) * len(self.groups) : len(EACH)]
-        row: Values = rows[int(np.argmax(times.max(axis=1)))]
-        return row
+        """Of each kind the first and the last event of all workers; numbers of events and dwell add.
+
+        Steps and what fades by them are those of the worker that had the last event.
+        """
+        parts = []
+        for begin in range(0, len(EACH) * len(self.groups), len(EACH)):
+            each = rows[..., begin : begin + len(EACH)]
+            part, known = newest(each, 1), each[..., 3] > 0
+            first = np.where(known, each[..., 0], np.inf).min(axis=-1)
+            part[..., 0] = np.where(known.any(axis=-1), first, 0.0)
+            part[..., 3] = each[..., 3].sum(axis=-1)
+            parts.append(part)
+        dwell = rows[..., -len(DWELL) :].sum(axis=-2)
+        dwell[..., 1] = rows[..., -2].max(axis=-1)
+        merged: Values = np.concatenate([*parts, dwell], axis=-1)
+        return merged
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """What is known of each impression's key."""

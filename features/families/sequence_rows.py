@@ -49,8 +49,9 @@ class SequenceRows(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""
-        times = rows[:, HEAD + len(EACH) - 1 :: len(EACH)].max(axis=1)
-        return newest(np.column_stack([rows, times]), -1)[:-1]
+        times = rows[..., HEAD + len(EACH) - 1 :: len(EACH)].max(axis=-1)
+        merged: Values = newest(np.concatenate([rows, times[..., None]], axis=-1), -1)[..., :-1]
+        return merged
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """The sequence as of each impression."""

@@ -59,9 +59,11 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         fresh = known & (times - raw[:, columns.LAST] > scope.gap_s * 1000.0)
         last = np.where(known, log_seconds(times - raw[:, columns.LAST]), np.nan)
         since_start = np.where(known & ~fresh, times - raw[:, columns.START], 0.0)
-        kind_1, kind_2 = (hash_numbers(raw[:, k].astype(np.int64)) for k in (columns.KIND_1, columns.KIND_2))
-        batch.provide("last_kind", kind_1)
-        batch.provide("last_kinds", cross([kind_1, kind_2]))
+        if batch.wants("last_kind") or batch.wants("last_kinds"):
+            both = (hash_numbers(raw[:, k].astype(np.int64)) for k in (columns.KIND_1, columns.KIND_2))
+            kind_1, kind_2 = both
+            batch.provide("last_kind", kind_1)
+            batch.provide("last_kinds", cross([kind_1, kind_2]))
         return [
             np.log1p(step) / 3.0,
             last,

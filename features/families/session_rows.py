@@ -6,6 +6,8 @@ a list is shown, not done.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import msgspec
 import numpy as np
 
@@ -151,6 +153,7 @@ def _run(  # type: ignore[no-untyped-def]
             row[TOUCHED] = row[LAST]
 
 
+@lru_cache(maxsize=1024)
 def session_rows(scope: Scope) -> SessionRows:
     """The block as a scope has it."""
     return SessionRows(round(scope.gap_s * 1000), len(scope.kinds))

@@ -48,7 +48,7 @@ class StockRows(msgspec.Struct, frozen=True, cache_hash=True):
     def merge(self, rows: Values) -> Values:
         """The last stock is that of the newest row; the largest one is the largest."""
         merged = newest(rows, 2).copy()
-        merged[0] = rows[:, 0].max()
+        merged[..., 0] = rows[..., 0].max(axis=-1)
         return merged
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 
 from contracts.weights import (
-    FeatureScheme,
     Head,
     Watermarks,
     Weights,
@@ -29,7 +28,7 @@ def weights(mean: float = 0.5, **changes: Any) -> Weights:
         parent=1,
         trunk_hash="none",
         feature_names=["bias"],
-        feature_scheme=FeatureScheme(tables=[], counts=[], half_lives_s=[60.0], smoothing=20.0),
+        features_hash="",
         heads={"ctr": head},
         watermarks=Watermarks(features=0, labels=0),
         created_at=0,

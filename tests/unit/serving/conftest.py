@@ -1,4 +1,4 @@
-"""A scorer small enough to check by hand, and weights for it."""
+"""A scorer small enough to check by hand, a worker whose rows it reads, and weights for it."""
 
 from __future__ import annotations
 
@@ -10,32 +10,54 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from contracts.weights import FeatureScheme, Watermarks, Weights
+from contracts.events import ACTIONS
+from contracts.weights import Watermarks, Weights
+from features.declared import plan_from
+from features.plan import Plan
 from models.online.posterior import Posterior, to_head
 from serving.feature_view import FeatureView
 from serving.scorer import Scorer
-from state.formulas import COUNTS, TABLES, pack_row
+from tests.unit.serving.worker_side import Worker
 
-HALF_LIVES = [60.0, 600.0]
-SMOOTHING = 20.0
 NOW = 1_700_000_000_000
+FORGET_MS = 7 * 86_400_000
+SPANS = [60, 600]
+FEATURES: dict[str, Any] = {
+    "counts": [
+        {"keys": ["everything"], "half_lives_s": SPANS, "velocities": ["impression"]},
+        {"keys": ["item_id"], "half_lives_s": SPANS, "parent": ["category_id"]},
+        {"keys": ["user_id"], "half_lives_s": SPANS, "volumes": ["search"]},
+        {"keys": ["category_id"], "half_lives_s": SPANS},
+        {"keys": ["position"], "half_lives_s": SPANS},
+        {"keys": ["context.page", "item_id"], "half_lives_s": SPANS},
+        {"keys": ["last_kind", "touches"], "half_lives_s": SPANS},
+    ],
+    "session": {},
+    "touched": {},
+    "recency": [{}, {"keys": ["item_id"], "of": ["click", "purchase"], "as": ["seconds", "count"]}],
+    "price": {},
+    "list": [{"of": "price"}, {"of": "stock"}],
+}
+PLAN = plan_from(FEATURES, ACTIONS)
 
 MakeWeights = Callable[..., Weights]
-MakeRow = Callable[..., bytes]
 
 
 class StubTrunk:
-    """Four hidden units out of item id, user id, position and context: every column that is passed on."""
+    """Five hidden units out of item id, user id, position, context and features: all that is passed on."""
 
     hash = "stub"
-    hidden_size = 4
+    hidden_size = 5
 
-    def hidden(self, columns: Mapping[str, Any], n: int) -> npt.NDArray[np.float32]:
-        out = np.zeros((n, 4), dtype=np.float32)
+    def hidden(
+        self, columns: Mapping[str, Any], n: int, features: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        out = np.zeros((n, 5), dtype=np.float32)
         out[:, 0] = [zlib.crc32(item.encode()) % 97 / 97 for item in columns["item_id"]]
         out[:, 1] = [zlib.crc32(user.encode()) % 89 / 89 for user in columns["user_id"]]
         out[:, 2] = columns["position"] / 10.0
         out[:, 3] = [len(context or {}) for context in columns["context"]]
+        out[:, 4] = features[:, 0] / 10.0
         return out
 
     def frozen_logit(self, hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -43,26 +65,23 @@ class StubTrunk:
 
 
 @pytest.fixture
-def view() -> FeatureView:
-    return FeatureView(HALF_LIVES)
+def plan() -> Plan:
+    return PLAN
+
+
+@pytest.fixture
+def view(plan: Plan) -> FeatureView:
+    return FeatureView(plan, FORGET_MS)
+
+
+@pytest.fixture
+def worker(plan: Plan) -> Worker:
+    return Worker(plan)
 
 
 @pytest.fixture
 def scorer(view: FeatureView) -> Scorer:
-    return Scorer(StubTrunk(), view, SMOOTHING, clock_ms=lambda: NOW)
-
-
-@pytest.fixture
-def make_row() -> MakeRow:
-    """A packed row: counts by name, the same at every half-life."""
-
-    def make(last_ms: int = NOW, **counts: float) -> bytes:
-        row = np.zeros((len(COUNTS), len(HALF_LIVES)))
-        for name, count in counts.items():
-            row[COUNTS.index(name)] = count
-        return pack_row(last_ms, row)
-
-    return make
+    return Scorer(StubTrunk(), view, clock_ms=lambda: NOW)
 
 
 @pytest.fixture
@@ -81,9 +100,7 @@ def make_weights(scorer: Scorer) -> MakeWeights:
             "parent": version - 1,
             "trunk_hash": "stub",
             "feature_names": list(scorer.feature_names),
-            "feature_scheme": FeatureScheme(
-                tables=list(TABLES), counts=list(COUNTS), half_lives_s=HALF_LIVES, smoothing=SMOOTHING
-            ),
+            "features_hash": scorer.plan.hash,
             "heads": {"ctr": to_head(posterior)},
             "watermarks": Watermarks(features=NOW - 2000, labels=NOW - 7000),
             "created_at": NOW - 1500,

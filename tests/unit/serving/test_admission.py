@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from contracts.weights import FeatureScheme, Head, Weights, encode_weights
+from contracts.weights import SCHEMA_VERSION, Head, Weights, encode_weights
 from serving.admission import Accepted, Reason, Refused
 from serving.follower import take_weights
 from serving.messages import Item, ScoreRequest
 from serving.scorer import Scorer
-from state.formulas import COUNTS, GLOBAL, TABLES
+from tests.unit.serving.conftest import PLAN
 
 MakeWeights = Callable[..., Weights]
 Change = Callable[[Weights], Weights]
@@ -36,12 +36,6 @@ def head(**changes: Any) -> Change:
     return change
 
 
-def scheme(**changes: Any) -> Change:
-    return lambda weights: msgspec.structs.replace(
-        weights, feature_scheme=msgspec.structs.replace(weights.feature_scheme, **changes)
-    )
-
-
 def triangle(p: int, value: float) -> str:
     return base64.b64encode(np.full(p * (p + 1) // 2, value).tobytes()).decode()
 
@@ -52,18 +46,15 @@ def other_names(weights: Weights) -> Weights:
     return msgspec.structs.replace(weights, feature_names=names)
 
 
-P = 1 + 4 + 21  # bias, the stub trunk's hidden units, real-time features of two half-lives
+P = 1 + 5 + len(PLAN.names)  # bias, the stub trunk's hidden units, real-time features
 
 REFUSED: list[tuple[str, Reason, Change]] = [
-    ("another schema", "schema", changed(schema_version=2)),
+    ("another schema", "schema", changed(schema_version=SCHEMA_VERSION + 1)),
     ("another trunk", "trunk_hash", changed(trunk_hash="other")),
     ("a feature less", "feature_list", lambda w: changed(feature_names=w.feature_names[:-1])(w)),
     ("a feature more", "feature_list", lambda w: changed(feature_names=[*w.feature_names, "x"])(w)),
     ("another order", "feature_list", other_names),
-    ("other half-lives", "feature_scheme", scheme(half_lives_s=[60.0, 600.0001])),
-    ("another smoothing", "feature_scheme", scheme(smoothing=5.0)),
-    ("other counts", "feature_scheme", scheme(counts=[*COUNTS[:-1]])),
-    ("other tables", "feature_scheme", scheme(tables=[*TABLES[:-1]])),
+    ("other features of the same names", "features_hash", changed(features_hash="other")),
     ("no click head", "head", changed(heads={})),
     ("a precision of another size", "head", head(precision=triangle(P - 1, 1.0))),
     ("a precision that is no base64", "head", head(precision="ü")),
@@ -120,7 +111,8 @@ def test_every_reason_has_a_test() -> None:
         (b"ctr/w0", b"\xff\xfe", "undecodable"),
         (b"ctr/w0", b"{}", "undecodable"),
         (b"ctr/w0", b"[" * 10_000, "undecodable"),
-        (b"ctr/w0", b'{"schema_version": 2, "weights": "of the future"}', "schema"),
+        (b"ctr/w0", b'{"schema_version": 1, "weights": "of the past"}', "schema"),
+        (b"ctr/w0", b'{"schema_version": 3, "weights": "of the future"}', "schema"),
         (b"ctr/w1", None, "key"),
         (None, None, "key"),
     ],
@@ -148,18 +140,6 @@ def test_a_tombstone_lets_a_source_start_over(scorer: Scorer, make_weights: Make
     assert scorer.snapshot.versions == {"w0": 1}
 
 
-def test_a_scheme_may_also_name_the_global_table(scorer: Scorer, make_weights: MakeWeights) -> None:
-    """`tables` lists entities in feature order; the table of everything may or may not stand at its end."""
-    own = make_weights().feature_scheme
-    named = FeatureScheme(
-        tables=[*TABLES, GLOBAL],
-        counts=own.counts,
-        half_lives_s=own.half_lives_s,
-        smoothing=own.smoothing,
-    )
-    assert scorer.offer(make_weights(feature_scheme=named)) == Accepted(1)
-
-
 def test_what_is_offered_may_have_other_heads(scorer: Scorer, make_weights: MakeWeights) -> None:
     """A head of a task that this build does not score must not keep the click head from serving."""
     heads = make_weights().heads
@@ -172,7 +152,7 @@ def test_what_is_offered_may_have_other_heads(scorer: Scorer, make_weights: Make
     [
         b"garbage",
         b'{"source":"\xff"}',
-        b'{"schema_version":1,"x":' + b"[" * 100_000,
+        b'{"schema_version":2,"x":' + b"[" * 100_000,
         b'{"heads":' + b'{"a":' * 100_000,
         b"null",
         b"\xff\xfe",

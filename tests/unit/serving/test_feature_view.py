@@ -1,161 +1,259 @@
-"""Fails when a reader's counts are not the sum of the workers' rows, decayed to the request's time."""
+"""Fails when a reader's rows are not what the workers have published, whatever else stands in the topic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serving.feature_view import MAX_SOURCES, FeatureView
-from state.formulas import COUNTS, decay, pack_row
+from features.hashing import hash_texts
+from features.plan import CLOCK_MS, SEEN
+from features.rows import NO_ROW, Values
+from serving.feature_view import FeatureView
+from serving.merged_rows import MAX_WORKERS
+from tests.unit.serving.conftest import FORGET_MS, NOW, PLAN
+from tests.unit.serving.worker_side import Record, Worker
 
-HALF_LIVES = [60.0, 600.0]
-NOW = 1_700_000_000_000
-SHAPE = (len(COUNTS), len(HALF_LIVES))
-MakeRow = Callable[..., bytes]
+ITEM, USER = "item_id", "user_id"
+NAMES = ["a", "b", "c", "żółw", "e"]
 
-sources = st.sampled_from(["w0", "w1", "w2"])
-entities = st.sampled_from(["a", "b", "a/b", "", "żółw"])
+
+def row_of(table: str, seen: float, number: float) -> Values:
+    """A row whose numbers follow from one; its times are ``seen``."""
+    row = number + np.arange(PLAN.tables[table].width, dtype=np.float64)
+    row[SEEN] = seen
+    if table == ITEM:
+        # The landmark of the counts, and the newest event in them.
+        row[1:3] = seen
+    return row
+
+
+def record(name: str, seen: float, number: float, worker: str = "0", table: str = ITEM) -> Record:
+    return Worker(PLAN, worker).packed(table, hash_texts([name]), row_of(table, seen, number)[None])[0]
+
+
+def gone(name: str, worker: str = "0", table: str = ITEM) -> Record:
+    return record(name, 0, 0, worker, table)[0], b""
+
+
+def held(view: FeatureView, names: Iterable[str], table: str = ITEM, at: int = NOW) -> list[Values | None]:
+    """What the view has of each name."""
+    names = list(names)
+    with view.reading(np.full(len(names), at)) as tables:
+        slots = tables[table].locate(hash_texts(names), np.zeros(len(names), dtype=np.bool_))
+        return [None if slot == NO_ROW else tables[table].values[slot].copy() for slot in slots]
+
+
+def numbers(view: FeatureView, names: Iterable[str], table: str = ITEM) -> list[float | None]:
+    """The last number of each row."""
+    return [None if row is None else float(row[-1]) for row in held(view, names, table)]
+
+
+def last(number: float, table: str = ITEM) -> float:
+    return number + PLAN.tables[table].width - 1
+
+
 updates = st.lists(
-    st.tuples(sources, entities, st.integers(NOW - 10**6, NOW), st.floats(0, 1e6) | st.none()), max_size=40
+    st.tuples(
+        st.sampled_from(["w0", "w1", "w2"]),
+        st.sampled_from(NAMES),
+        st.integers(NOW - 10**6, NOW),
+        st.floats(0, 1e6) | st.none(),
+    ),
+    max_size=40,
 )
 
 
-@given(updates, st.integers(1, 7), st.integers(NOW - 10**5, NOW + 10**6))
-@settings(max_examples=60, deadline=None)
-def test_counts_are_the_decayed_sum_of_the_last_rows(
-    written: list[tuple[str, str, int, float | None]], batch: int, now: int
+@given(updates, st.integers(1, 7))
+@settings(max_examples=60)
+def test_rows_of_several_workers_are_merged_as_the_plan_does(
+    written: list[tuple[str, str, int, float | None]], batch: int
 ) -> None:
-    """However records are batched: the last row a key counts, tombstones delete, sources add."""
-    view = FeatureView(HALF_LIVES)
-    rows: dict[tuple[str, str], tuple[int, float]] = {}
+    """However records are batched: the last one of a key counts, tombstones delete, workers merge."""
+    view = FeatureView(PLAN, FORGET_MS)
+    rows: dict[tuple[str, str], Values] = {}
     records = []
-    for source, entity, last, count in written:
-        value = b"" if count is None else pack_row(last, np.full(SHAPE, count))
-        records.append((f"{source}/item/{entity}".encode(), value))
-        rows.pop((source, entity), None)
-        if count is not None:
-            rows[source, entity] = (last, count)
+    for worker, name, seen, number in written:
+        rows.pop((worker, name), None)
+        if number is None:
+            records.append(gone(name, worker))
+        else:
+            records.append(record(name, seen, number, worker))
+            rows[worker, name] = row_of(ITEM, seen, number)
     for start in range(0, len(records), batch):
         view.apply(records[start : start + batch])
-
-    wanted = ["a", "b", "a/b", "", "żółw", "never"]
-    counts, known = view.lookup("item", wanted, now)
-    for i, entity in enumerate(wanted):
-        expected = np.zeros(SHAPE)
-        for (_, of), (last, count) in sorted(rows.items()):
-            if of == entity:
-                expected += count * decay(np.array([float(now - last)]), HALF_LIVES)
-        np.testing.assert_allclose(counts[i], expected, rtol=1e-12)
-        assert known[i] == any(of == entity for _, of in rows)
-    assert view.rows()["item"] == len(rows)
+    for name, found in zip([*NAMES, "never"], held(view, [*NAMES, "never"]), strict=True):
+        several = [row for (_, of), row in sorted(rows.items()) if of == name]
+        if not several:
+            assert found is None
+        elif len(several) == 1:
+            assert found is not None and (found == several[0]).all()
+        else:
+            assert found is not None
+            np.testing.assert_allclose(found, PLAN.merge(ITEM, np.array([several]))[0], rtol=1e-12)
+    assert view.rows()[ITEM] == len({name for _, name in rows})
     assert not view.refused
 
 
-def test_each_entity_decays_to_its_own_time(view: FeatureView, make_row: MakeRow) -> None:
-    """A batch of requests at different times must not share one clock; before `last`, nothing decays."""
-    view.apply([(b"w0/item/x", make_row(NOW, click=8.0))])
-    times = np.array([NOW + 60_000, NOW, NOW - 5_000])
-    clicks = view.counts("item", ["x", "x", "x"], times)[:, COUNTS.index("click"), 0]
-    assert clicks.tolist() == [4.0, 8.0, 8.0]
+def test_rows_of_a_partition_are_replaced_whoever_writes_them(view: FeatureView) -> None:
+    """Merged with what an earlier owner of the partition wrote, a user would count twice."""
+    keys = hash_texts(["u"])
+    for number in (1.0, 2.0):
+        view.apply(Worker(PLAN, f"w{number}").packed(USER, keys, row_of(USER, NOW, number)[None]))
+    assert numbers(view, ["u"], USER) == [last(2.0, USER)]
+    view.apply([gone("u", "w9", USER)])
+    assert held(view, ["u"], USER) == [None]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "reason"),
-    [
-        (None, b"", "key"),
-        (b"", b"", "key"),
-        (b"w0/item", b"", "key"),
-        (b"/item/x", b"", "key"),
-        (b"\xff/item/x", b"", "key"),
-        (b"w0/shop/x", b"", "table"),
-        (b"w0/item/x", b"short", "length"),
-        (b"w0/item/x", pack_row(NOW, np.zeros((len(COUNTS), 3))), "length"),
-        (b"w0/item/x", pack_row(NOW, np.full(SHAPE, np.nan)), "value"),
-        (b"w0/item/x", pack_row(NOW, np.full(SHAPE, np.inf)), "value"),
-        (b"w0/item/x", pack_row(NOW, np.full(SHAPE, -1.0)), "value"),
-    ],
-)
-def test_a_bad_row_is_counted_and_changes_nothing(
-    view: FeatureView, make_row: MakeRow, key: bytes | None, value: bytes, reason: str
-) -> None:
-    """Whatever stands in the topic, the rows before it and after it in the batch still count."""
-    view.apply([(b"w0/item/x", make_row(click=3.0))])
-    view.apply([(b"w0/item/y", make_row(click=1.0)), (key, value), (b"w0/item/z", make_row(click=2.0))])
+def digits(name: str) -> bytes:
+    return f"{int(hash_texts([name])[0]):016x}".encode()
+
+
+def packed(row: Values, name: str = "a") -> bytes:
+    return Worker(PLAN).packed(ITEM, hash_texts([name]), row[None])[0][1] or b""
+
+
+GOOD = row_of(ITEM, NOW, 1.0)
+TORN = packed(GOOD)[:-9] + b"x" + packed(GOOD)[-8:]
+A = digits("a")
+BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
+    "no key": (None, packed(GOOD), "key"),
+    "an empty key": (b"", b"", "key"),
+    "no table": (b"w/0/" + A, packed(GOOD), "key"),
+    "no worker": (b"w//item_id/" + A, packed(GOOD), "key"),
+    "neither worker nor partition": (b"x/0/item_id/" + A, packed(GOOD), "key"),
+    "a partition that is no number": (b"p/one/user_id/" + A, packed(GOOD), "key"),
+    "no text": (b"w/\xff/item_id/" + A, packed(GOOD), "key"),
+    "of the first edition": (b"worker-0/item/some-item", packed(GOOD), "key"),
+    "a key of too few digits": (b"w/0/item_id/" + A[1:], packed(GOOD), "key"),
+    "a key in capitals": (b"w/0/item_id/" + b"ABCDEF0123456789", packed(GOOD), "key"),
+    "a key with a space": (b"w/0/item_id/" + b"12345678 2345678", packed(GOOD), "key"),
+    "the key of no id": (b"w/0/item_id/" + b"0" * 16, packed(GOOD), "key"),
+    "a table of other features": (b"w/0/brand/" + A, packed(GOOD), "table"),
+    "a worker's row in a partition's table": (b"w/0/user_id/" + A, packed(GOOD), "table"),
+    "a partition's row in a worker's table": (b"p/0/item_id/" + A, packed(GOOD), "table"),
+    "too short": (b"w/0/item_id/" + A, b"short", "row"),
+    "too long": (b"w/0/item_id/" + A, packed(GOOD) + bytes(8), "row"),
+    "torn": (b"w/0/item_id/" + A, TORN, "row"),
+    "of another key": (b"w/0/item_id/" + A, packed(GOOD, "b"), "row"),
+    "not a number": (b"w/0/item_id/" + A, packed(np.full_like(GOOD, np.nan)), "not_finite"),
+    "infinite": (b"w/0/item_id/" + A, packed(np.full_like(GOOD, np.inf)), "not_finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_record_is_counted_and_changes_nothing(view: FeatureView, name: str) -> None:
+    """Whatever stands in the topic, the rows before it and after it in the batch still count: also the one
+    of the same key that came just before."""
+    key, value, reason = BAD[name]
+    view.apply([record("a", NOW, 3.0)])
+    taken = view.apply([record("b", NOW, 1.0), record("a", NOW, 4.0), (key, value), record("c", NOW, 2.0)])
     assert view.refused == {reason: 1}
-    assert view.counts("item", ["x", "y", "z"], NOW)[:, 1, 0].tolist() == [3.0, 1.0, 2.0]
+    assert taken == 3
+    assert numbers(view, ["a", "b", "c"]) == [last(4.0), last(1.0), last(2.0)]
 
 
-def test_a_rounding_error_below_zero_counts_as_zero(view: FeatureView, make_row: MakeRow) -> None:
-    """A difference of sums may fall 1e-12 below zero; that is a row, not garbage."""
-    view.apply([(b"w0/item/x", make_row(impression=5.0, click=-1e-12))])
-    assert view.counts("item", ["x"], NOW)[0, 1, 0] == 0.0
-    assert not view.refused
-
-
-def test_the_least_recently_updated_rows_go_first(make_row: MakeRow) -> None:
-    """Memory is bounded whatever the topic holds; a row that was just updated outlives older ones."""
-    view = FeatureView(HALF_LIVES, capacity=100)
-    for i in range(100):
-        view.apply([(f"w{i % 2}/item/{i}".encode(), make_row(click=1.0 + i))])
-    view.apply([(b"w0/item/0", make_row(click=1000.0))])
-    view.apply([(b"w0/item/new", make_row(click=7.0))])
-    assert view.rows()["item"] <= 100
-    assert view.dropped["item"] == 101 - view.rows()["item"]
-    known = view.lookup("item", ["0", "1", "2", "98", "99", "new"], NOW)[1]
-    assert known.tolist() == [True, False, False, True, True, True]
-    assert view.counts("item", ["0", "new"], NOW)[:, 1, 0].tolist() == [1000.0, 7.0]
-
-
-@given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=120), st.integers(1, 9))
-@settings(max_examples=40, deadline=None)
-def test_rows_that_stay_are_right_after_any_eviction(writes: list[tuple[int, bool]], batch: int) -> None:
-    """A row number that was freed and used again must never show its old owner's counts."""
-    view = FeatureView(HALF_LIVES, capacity=5)
-    last: dict[str, float] = {}
-    records = []
-    for n, (entity, keep) in enumerate(writes, start=1):
-        value = pack_row(NOW, np.full(SHAPE, float(n))) if keep else None
-        last.pop(str(entity), None)
-        if keep:
-            last[str(entity)] = float(n)
-        records.append((f"w0/user/{entity}".encode(), value))
+@given(
+    st.lists(st.sampled_from([*BAD, "good", "gone"]), max_size=20),
+    st.integers(1, 20),
+)
+@settings(max_examples=60)
+def test_what_is_refused_does_not_depend_on_the_batches(kinds: list[str], batch: int) -> None:
+    """Every broken record is counted once, and never stands in for a good one of its key."""
+    view, expected, refused = FeatureView(PLAN, FORGET_MS), [None], 0
+    records: list[Record] = []
+    for number, kind in enumerate(kinds):
+        if kind in BAD:
+            records.append(BAD[kind][:2])
+            refused += 1
+        else:
+            records.append(record("a", NOW, number) if kind == "good" else gone("a"))
+            expected = [last(number) if kind == "good" else None]  # type: ignore[list-item]
     for start in range(0, len(records), batch):
         view.apply(records[start : start + batch])
-        assert view.rows()["user"] <= 5
-    names = [str(i) for i in range(31)]
-    counts, known = view.lookup("user", names, NOW)
-    assert known.sum() == view.rows()["user"]
-    for name, row, there in zip(names, counts[:, 0, 0].tolist(), known.tolist(), strict=True):
-        assert row == (last[name] if there else 0.0)
+    assert numbers(view, ["a"]) == expected
+    assert view.refused.total() == refused
 
 
-def test_more_sources_than_workers_can_be_are_refused(view: FeatureView, make_row: MakeRow) -> None:
-    """Garbage sources would make every look-up slower; those that are there keep counting."""
-    view.apply([(f"w{i}/item/x".encode(), make_row(click=1.0)) for i in range(MAX_SOURCES + 3)])
-    assert view.refused == {"sources": 3}
-    assert view.counts("item", ["x"], NOW)[0, 1, 0] == MAX_SOURCES
+def test_a_row_is_forgotten_by_the_minute_as_the_worker_does(view: FeatureView) -> None:
+    """The worker counts it as missing from the same moment on, whether its deletion has come or not."""
+    minute = NOW // CLOCK_MS * CLOCK_MS
+    view.apply([record("a", minute - FORGET_MS, 1.0), record("b", minute - FORGET_MS - 1, 2.0)])
+    assert [row is None for row in held(view, ["a", "b"], at=minute)] == [False, True]
+    assert [row is None for row in held(view, ["a", "b"], at=minute + CLOCK_MS - 1)] == [False, True]
+    assert [row is None for row in held(view, ["a", "b"], at=minute + CLOCK_MS)] == [True, True]
+    assert [row is None for row in held(view, ["a", "b"], at=minute - 1)] == [False, False]
+    view.apply([record("a", minute, 3.0)])
+    assert held(view, ["a"], at=minute + CLOCK_MS)[0] is not None
 
 
-def test_tables_grow_beyond_their_first_size(view: FeatureView, make_row: MakeRow) -> None:
-    """Rows keep their counts when the arrays are made anew."""
+def test_rows_that_were_seen_longest_ago_go_first() -> None:
+    """Memory is bounded whatever the topic holds; a row that was just seen outlives older ones."""
+    view = FeatureView(PLAN, FORGET_MS, capacity=100)
+    for i in range(100):
+        view.apply([record(str(i), NOW + i, i, worker=f"w{i % 2}")])
+    view.apply([record("0", NOW + 1000, 1000.0)])
+    view.apply([record("new", NOW + 500, 7.0)])
+    assert view.rows()[ITEM] <= 100
+    assert view.dropped[ITEM] == 101 - view.rows()[ITEM]
+    assert [row is not None for row in held(view, ["0", "1", "2", "98", "99", "new"])] == [
+        True, False, False, True, True, True,
+    ]  # fmt: skip
+    # A worker's own row of a key that was dropped must not come back with another's.
+    view.apply([record("1", NOW + 501, 5.0, worker="w7")])
+    assert numbers(view, ["1", "new"]) == [last(5.0), last(7.0)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.booleans(), st.integers(0, 2)), max_size=120),
+    st.integers(1, 9),
+)
+@settings(max_examples=40)
+def test_rows_that_stay_are_right_after_any_drop(writes: list[tuple[int, bool, int]], batch: int) -> None:
+    """A row number that was freed and used again must never show its old owner's numbers."""
+    view = FeatureView(PLAN, FORGET_MS, capacity=5)
+    written: dict[str, float | None] = {}
+    records = []
+    for number, (name, keep, partition) in enumerate(writes, start=1):
+        written[str(name)] = number if keep else None
+        keys = hash_texts([str(name)])
+        ((key, value),) = Worker(PLAN).packed(USER, keys, row_of(USER, NOW + partition, number)[None])
+        records.append((key, value if keep else None))
+    for start in range(0, len(records), batch):
+        view.apply(records[start : start + batch])
+        assert view.rows()[USER] <= 5
+    found = numbers(view, map(str, range(31)), USER)
+    assert len([one for one in found if one is not None]) == view.rows()[USER]
+    for name, number in enumerate(found):
+        if number is not None:
+            assert number == last(written[str(name)] or 0.0, USER)
+
+
+def test_more_workers_than_there_can_be_are_refused(view: FeatureView) -> None:
+    """Garbage names would make every record slower; the workers that are there keep counting."""
+    for i in range(MAX_WORKERS + 3):
+        view.apply([record(str(i), NOW, i, worker=f"w{i}")])
+    assert view.refused == {"worker": 3}
+    view.apply([record("0", NOW, 9.0, worker="w0")])
+    assert numbers(view, ["0", str(MAX_WORKERS - 1), str(MAX_WORKERS)]) == [
+        last(9.0), last(MAX_WORKERS - 1), None,
+    ]  # fmt: skip
+
+
+def test_tables_grow_beyond_their_first_size(view: FeatureView) -> None:
+    """Rows keep their numbers when the arrays are made anew."""
+    keys = hash_texts([str(i) for i in range(5000)])
+    rows = np.array([row_of(ITEM, NOW, i) for i in range(5000)])
     for start in range(0, 5000, 500):
-        view.apply([(f"w0/user/{i}".encode(), make_row(click=i)) for i in range(start, start + 500)])
-    names = [str(i) for i in range(5000)]
-    assert view.counts("user", names, NOW)[:, 1, 0].tolist() == list(range(5000))
-
-
-def test_every_global_row_fits_whatever_the_capacity(make_row: MakeRow) -> None:
-    """A capacity below the number of workers must not drop one worker's share of the global rate."""
-    view = FeatureView(HALF_LIVES, capacity=1)
-    view.apply([(f"w{i}/global/*".encode(), make_row(impression=10.0)) for i in range(8)])
-    assert view.counts("global", ["*"], NOW)[0, 0, 0] == 80.0
+        part = slice(start, start + 500)
+        view.apply(Worker(PLAN).packed(ITEM, keys[part], rows[part]))
+    assert numbers(view, map(str, range(5000))) == [last(i) for i in range(5000)]
 
 
 def test_a_capacity_of_nothing_is_refused() -> None:
     """It would drop every row silently."""
     with pytest.raises(ValueError, match="at least 1"):
-        FeatureView(HALF_LIVES, capacity=0)
+        FeatureView(PLAN, FORGET_MS, capacity=0)

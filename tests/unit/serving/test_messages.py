@@ -26,6 +26,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"user_id": "u", "items": [ITEM, {}]}, "items[1].item_id"),
     ({"user_id": "u", "items": [ITEM | {"price": "9"}]}, "items[0].price"),
     ({"user_id": "u", "items": [ITEM | {"price": -1}]}, "items[0].price"),
+    ({"user_id": "u", "items": [ITEM | {"stock": -1}]}, "items[0].stock"),
     ({"user_id": "u", "items": [ITEM | {"position": 1.5}]}, "items[0].position"),
     ({"user_id": "u", "items": [ITEM | {"features": {"a": "b"}}]}, "items[0].features[...]"),
     ({"user_id": "u", "items": [ITEM], "event_time": 1_700_000_000}, "event_time"),
@@ -62,7 +63,7 @@ def test_the_most_items_and_unknown_fields_pass() -> None:
 
 def test_what_can_be_scored_can_be_logged() -> None:
     """Field for field, the bounds of a request are those of the impression that follows from it."""
-    item = {"item_id": "x" * 256, "category_id": "", "position": 32_767, "price": 1e12}
+    item = {"item_id": "x" * 256, "category_id": "", "position": 32_767, "price": 1e12, "stock": 0}
     request = {"user_id": "u" * 256, "items": [item], "event_time": 946_684_800_000, "context": {"a": ""}}
     scored = decode_request(json.dumps(request).encode())
     impression = {

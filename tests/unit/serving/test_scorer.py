@@ -24,12 +24,10 @@ from serving.errors import RequestError, ScoreNotFiniteError
 from serving.feature_view import FeatureView
 from serving.messages import Item, ScoreRequest
 from serving.scorer import FrozenTrunk, Scorer
-from state.formulas import TABLES, features
+from tests.unit.serving.conftest import FORGET_MS, NOW, PLAN
+from tests.unit.serving.worker_side import CLICK, PURCHASE, Event, Worker, shown_list
 
-HALF_LIVES = [60.0, 600.0]
-NOW = 1_700_000_000_000
 MakeWeights = Callable[..., Weights]
-MakeRow = Callable[..., bytes]
 
 
 def request(*items: str, user: str = "u", **changes: Any) -> ScoreRequest:
@@ -37,66 +35,59 @@ def request(*items: str, user: str = "u", **changes: Any) -> ScoreRequest:
     return ScoreRequest(user_id=user, items=listed, **changes)
 
 
-def by_hand(scorer: Scorer, asked: ScoreRequest, mean: npt.NDArray[np.float64]) -> list[float]:
-    """One item after the other, out of the formulas alone."""
+def by_hand(
+    scorer: Scorer, worker: Worker, asked: ScoreRequest, mean: npt.NDArray[np.float64]
+) -> list[float]:
+    """One item after the other, with what the worker knows."""
     scores = []
-    at = NOW if asked.event_time is None else asked.event_time
-    for item in asked.items:
+    rows = worker.look(asked, NOW if asked.event_time is None else asked.event_time)
+    for item, row in zip(asked.items, rows, strict=True):
         columns = {
             "user_id": [asked.user_id],
             "item_id": [item.item_id],
             "position": np.array([item.position]),
             "context": [asked.context],
         }
-        entity = dict(
-            zip(TABLES, (item.item_id, asked.user_id, item.category_id, str(item.position)), strict=True)
-        )
-        counts = {table: scorer.view.counts(table, [entity[table]], at) for table in TABLES}
-        everything = scorer.view.counts("global", ["*"], at)
-        row = features(counts, everything, np.array([item.price]), scorer.identity.smoothing)[0]
         for name, value in (item.features or {}).items():
             row[scorer.real_time_names.index(name)] = value
-        z = [1.0, *scorer.trunk.hidden(columns, 1)[0].tolist(), *row.tolist()]
+        z = [1.0, *scorer.trunk.hidden(columns, 1, row[None]).ravel().tolist(), *row.tolist()]
         scores.append(1.0 / (1.0 + math.exp(-math.fsum(a * b for a, b in zip(z, mean, strict=True)))))
     return scores
 
 
-def fill(view: FeatureView, make_row: MakeRow) -> None:
-    view.apply(
-        [
-            (b"w0/item/a", make_row(NOW - 30_000, impression=90.0, click=8.0, cart=2.0)),
-            (b"w1/item/a", make_row(NOW - 5_000, impression=10.0, click=3.0)),
-            (b"w0/item/b", make_row(NOW - 9_000, impression=500.0, click=4.0, purchase=1.0)),
-            (b"w0/user/u", make_row(impression=40.0, click=5.0)),
-            (b"w0/category/c", make_row(impression=700.0, click=30.0)),
-            (b"w0/position/0", make_row(impression=900.0, click=60.0)),
-            (b"w0/position/1", make_row(impression=900.0, click=30.0)),
-            (b"w0/global/*", make_row(impression=9000.0, click=300.0)),
-        ]
-    )
+def fill(view: FeatureView, worker: Worker) -> None:
+    """Lists that were shown, and what users did with them."""
+    for ago, items in ((30_000, "ab"), (9_000, "ba"), (5_000, "a")):
+        asked = request(*items)
+        worker.count(shown_list(asked, NOW - ago))
+        worker.count([Event(CLICK, NOW - ago + 900, "u", asked.items[0])])
+    worker.count([Event(PURCHASE, NOW - 1_000, "u", request("b").items[0])])
+    view.apply(worker.records())
 
 
 def test_scores_are_the_formula(
-    scorer: Scorer, view: FeatureView, make_weights: MakeWeights, make_row: MakeRow
+    scorer: Scorer, view: FeatureView, worker: Worker, make_weights: MakeWeights
 ) -> None:
     """Bias, hidden and real-time features of every table in the order of the feature list."""
-    fill(view, make_row)
+    fill(view, worker)
     weights = make_weights()
     assert scorer.offer(weights) == Accepted(1)
     asked = request("a", "b", "new", context={"page": "home"})
-    asked.items[2].features = {"item_ctr_60s": 0.7, "log_price": 0.0}
+    asked.items[2].features = {"item_id.click/impression.60s": 0.7, "price.log": 0.0}
     got = scorer.score(asked).scores
-    np.testing.assert_allclose(got, by_hand(scorer, asked, np.array(weights.heads["ctr"].mean)), rtol=1e-9)
+    np.testing.assert_allclose(
+        got, by_hand(scorer, worker, asked, np.array(weights.heads["ctr"].mean)), rtol=1e-9
+    )
 
 
 def test_a_batch_scores_as_its_requests_do(
-    scorer: Scorer, view: FeatureView, make_weights: MakeWeights, make_row: MakeRow
+    scorer: Scorer, view: FeatureView, worker: Worker, make_weights: MakeWeights
 ) -> None:
     """Users, times, contexts and logged features must not leak from one request of a batch to the next."""
-    fill(view, make_row)
+    fill(view, worker)
     scorer.offer(make_weights())
     logged = request("a", "b")
-    logged.items[1].features = {"user_ctr_60s": -0.5}
+    logged.items[1].features = {"user_id.click/impression.60s": -0.5}
     asked = [
         request("a", "b", "x"),
         logged,
@@ -112,10 +103,10 @@ def test_a_batch_scores_as_its_requests_do(
 
 
 def test_the_stamp_says_what_an_answer_was_made_with(
-    scorer: Scorer, view: FeatureView, make_weights: MakeWeights, make_row: MakeRow
+    scorer: Scorer, view: FeatureView, worker: Worker, make_weights: MakeWeights
 ) -> None:
     """Versions, trunk, the smallest watermarks, the newest source's age, and which rows were not known."""
-    fill(view, make_row)
+    fill(view, worker)
     scorer.offer(make_weights(version=7, source="w0"))
     marks = Watermarks(features=NOW - 9, labels=NOW - 9000)
     scorer.offer(make_weights(version=5, source="w1", watermarks=marks, created_at=NOW - 4))
@@ -123,7 +114,7 @@ def test_the_stamp_says_what_an_answer_was_made_with(
     assert (stamp.version, stamp.sources, stamp.trunk_hash) == (12, {"w0": 7, "w1": 5}, "stub")
     assert stamp.watermarks == Watermarks(features=NOW - 2000, labels=NOW - 9000)
     assert (stamp.weights_age_ms, stamp.event_time) == (4, NOW - 1)
-    assert stamp.absent == {"item": 2, "user": 3, "position": 1}
+    assert stamp.absent == {"item_id": 2, "user_id": 3, "position": 1}
 
 
 def test_sources_serve_as_their_merge(scorer: Scorer, make_weights: MakeWeights) -> None:
@@ -140,7 +131,7 @@ def test_sources_serve_as_their_merge(scorer: Scorer, make_weights: MakeWeights)
     assert scorer.snapshot.mean.tolist() == second.heads["ctr"].mean
 
 
-def test_before_any_weights_the_frozen_head_scores(scorer: Scorer) -> None:
+def test_before_any_weights_the_frozen_head_scores(scorer: Scorer, worker: Worker) -> None:
     """A scorer without a topic answers as the offline model does, and says version 0."""
     asked = request("a", "b")
     answer = scorer.score(asked)
@@ -150,7 +141,7 @@ def test_before_any_weights_the_frozen_head_scores(scorer: Scorer) -> None:
         "position": np.array([0, 1]),
         "context": [None, None],
     }
-    logits = scorer.trunk.frozen_logit(scorer.trunk.hidden(columns, 2))
+    logits = scorer.trunk.frozen_logit(scorer.trunk.hidden(columns, 2, worker.look(asked, NOW)))
     np.testing.assert_allclose(answer.scores, 1 / (1 + np.exp(-logits)), rtol=1e-12)
     assert (answer.stamp.version, answer.stamp.sources) == (0, {})
     assert answer.stamp.watermarks is None
@@ -159,9 +150,9 @@ def test_before_any_weights_the_frozen_head_scores(scorer: Scorer) -> None:
 
 def test_without_a_trunk_the_base_rate_scores() -> None:
     """Trunk.empty() has no hidden units: the feature list is the bias and the real-time features."""
-    scorer = Scorer(Trunk.empty(), FeatureView(HALF_LIVES), 20.0)
+    scorer = Scorer(Trunk.empty(), FeatureView(PLAN, FORGET_MS))
     assert scorer.score(request("a")).scores == pytest.approx([0.02])
-    assert scorer.feature_names[:2] == ["bias", "item_ctr_60s"]
+    assert scorer.feature_names == ["bias", *PLAN.names]
 
 
 @given(st.floats(-1e300, 1e300), st.floats(-1e12, 1e12))
@@ -171,7 +162,7 @@ def test_scores_are_probabilities_whatever_the_weights(
 ) -> None:
     """exp must not overflow: finite weights give scores in [0, 1], monotone in the logit."""
     trunk: FrozenTrunk = Trunk.empty()
-    scorer = Scorer(trunk, FeatureView(HALF_LIVES), 20.0)
+    scorer = Scorer(trunk, FeatureView(PLAN, FORGET_MS))
     weights = make_weights(trunk_hash="none")
     head = weights.heads["ctr"]
     p = len(scorer.feature_names)
@@ -180,22 +171,22 @@ def test_scores_are_probabilities_whatever_the_weights(
     head.precision = base64.b64encode(np.zeros(p * (p + 1) // 2).tobytes()).decode()
     assert scorer.offer(weights) == Accepted(1)
     asked = request("a", "b")
-    asked.items[0].features = {"item_ctr_60s": 1e9}
-    asked.items[1].features = {"item_ctr_60s": -1e9}
+    asked.items[0].features = {"item_id.click/impression.60s": 1e9}
+    asked.items[1].features = {"item_id.click/impression.60s": -1e9}
     high, low = scorer.score(asked).scores
     assert 0.0 <= min(high, low) <= max(high, low) <= 1.0
     assert (high - low) * slope >= 0.0
 
 
 def test_features_that_were_used_can_be_logged(
-    scorer: Scorer, view: FeatureView, make_weights: MakeWeights, make_row: MakeRow
+    scorer: Scorer, view: FeatureView, worker: Worker, make_weights: MakeWeights
 ) -> None:
     """Sent back with a request, they give the same scores: what is learned from is what was scored."""
-    fill(view, make_row)
+    fill(view, worker)
     scorer.offer(make_weights())
     answer = scorer.score(request("a", "b", with_features=True))
     assert answer.features is not None and answer.feature_names == scorer.real_time_names
-    view.apply([(b"w0/item/a", b""), (b"w0/user/u", b""), (b"w0/global/*", b"")])
+    view.apply([(key, b"") for table in PLAN.tables for key, _ in worker.all_of(table)])
     again = request("a", "b")
     for item, row in zip(again.items, answer.features, strict=True):
         item.features = dict(zip(answer.feature_names, row, strict=True))
@@ -210,16 +201,16 @@ def test_features_that_were_used_can_be_logged(
         (
             ScoreRequest(user_id="u", items=[Item(item_id="a"), Item(item_id="b", features={"ctr": 1.0})]),
             "items[1].features",
-            "item_ctr_60s",
+            "item_id.click/impression.60s",
         ),
         (
-            ScoreRequest(user_id="u", items=[Item(item_id="a", features={"log_price": math.nan})]),
-            "items[0].features.log_price",
+            ScoreRequest(user_id="u", items=[Item(item_id="a", features={"price.log": math.nan})]),
+            "items[0].features.price.log",
             "nan",
         ),
         (
-            ScoreRequest(user_id="u", items=[Item(item_id="a", features={"log_price": 1e30})]),
-            "items[0].features.log_price",
+            ScoreRequest(user_id="u", items=[Item(item_id="a", features={"price.log": 1e30})]),
+            "items[0].features.price.log",
             "1e+30",
         ),
         (
@@ -252,7 +243,7 @@ def test_the_watermarks_move_only_with_the_slowest_source(scorer: Scorer, make_w
 
 
 def test_an_answer_comes_from_one_version_while_weights_swap(
-    scorer: Scorer, view: FeatureView, make_weights: MakeWeights, make_row: MakeRow
+    scorer: Scorer, view: FeatureView, worker: Worker, make_weights: MakeWeights
 ) -> None:
     """Failure: a request that reads the snapshot twice mixes the old mean with the new stamp.
 
@@ -260,7 +251,7 @@ def test_an_answer_comes_from_one_version_while_weights_swap(
     threads every few microseconds. Required: every answer is, to the last bit, what a scorer with exactly
     the stamped versions gives.
     """
-    fill(view, make_row)
+    fill(view, worker)
     asked = request("a", "b", "new")
     offered = {("w0", v): make_weights(version=v, source="w0") for v in range(1, 61)} | {
         ("w1", v): make_weights(version=v, source="w1") for v in range(1, 61)
@@ -302,7 +293,7 @@ def test_an_answer_comes_from_one_version_while_weights_swap(
     assert not failures
     assert len(seen) > 5, "the threads saw too few versions to say anything"
     for versions, answers in seen.items():
-        alone = Scorer(scorer.trunk, view, scorer.identity.smoothing, scorer.clock_ms)
+        alone = Scorer(scorer.trunk, view, scorer.clock_ms)
         for source, version in versions:
             alone.offer(offered[source, version])
         assert answers == {tuple(alone.score(asked).scores)}, versions

@@ -95,7 +95,7 @@ async def test_a_failure_inside_is_json_and_counted(
         (
             {"user_id": "u", "items": [{"item_id": "a", "features": {"brand": 1.0}}]},
             "items[0].features",
-            "log_price",
+            "price.log",
         ),
     ],
 )
@@ -199,7 +199,7 @@ async def test_metrics_show_what_happened(client: Client, scorer: Scorer, make_w
     scorer.offer(make_weights(version=4))
     scorer.offer(make_weights(version=4))
     scorer.offer(make_weights(version=5, trunk_hash="other"))
-    scorer.view.apply([(b"w0/item/x", b"short"), (b"w0/item/y", b"")])
+    scorer.view.apply([(b"w/0/item_id/" + b"1" * 16, b"short"), (b"w/0/item_id/" + b"2" * 16, b"")])
     await client.post("/score", json=BODY)
     figures = await samples(client)
     assert figures["surgeline_serving_weights_version"] == 4
@@ -208,9 +208,9 @@ async def test_metrics_show_what_happened(client: Client, scorer: Scorer, make_w
     assert figures["surgeline_serving_swaps_total"] == 1
     assert figures['surgeline_serving_refused_total{reason="stale"}'] == 1
     assert figures['surgeline_serving_refused_total{reason="trunk_hash"}'] == 1
-    assert figures['surgeline_serving_feature_rows{table="item"}'] == 0
-    assert figures['surgeline_serving_feature_rows_dropped_total{table="item"}'] == 0
-    assert figures['surgeline_serving_feature_rows_refused_total{reason="length"}'] == 1
+    assert figures['surgeline_serving_feature_rows{table="item_id"}'] == 0
+    assert figures['surgeline_serving_feature_rows_dropped_total{table="item_id"}'] == 0
+    assert figures['surgeline_serving_feature_rows_refused_total{reason="row"}'] == 1
     assert figures['surgeline_serving_requests_total{status="200"}'] == 1
     assert figures["surgeline_serving_items_total"] == 2
     assert figures["surgeline_serving_request_seconds_count"] == 1
