@@ -30,9 +30,12 @@ from tests.unit.stream.conftest import NOW, Logs, make_logs
 
 #: Sizes that results depend on by design, or that are limits of a contract.
 PART_OF_A_RESULT = {
-    "models.deep.fit.EMBEDDING_SIZE",
-    "models.deep.fit.LAYER_SIZE",
-    "models.deep.trunk._BLOCK",
+    "models.deep.fits.network.EMBEDDING_SIZE",
+    "models.deep.fits.network.HIDDEN_SIZE",
+    "models.deep.fits.network.LARGEST_BATCH",
+    "models.deep.fits.network.LAYER_SIZE",
+    "models.deep.fits.network.LEAST_BATCH",
+    "models.deep.kinds.network._BLOCK",
     "models.online.ftrl.MINIBATCH",
     "models.online.metrics.WINDOW_BINS",
     "models.online.metrics.WINDOW_BLOCKS",
