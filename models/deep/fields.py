@@ -49,7 +49,7 @@ def keys(columns: Columns, field: str, n: int) -> Keys:
         column = [context.get(key, "") if context else "" for context in contexts]
     if isinstance(column, np.ndarray) and column.dtype == np.uint64:
         return column
-    return hash_texts(column)
+    return hash_texts(list(column))
 
 
 def position_buckets(position: Sequence[int] | npt.NDArray[Any]) -> IndexArray:

@@ -95,7 +95,8 @@ class Encoder:
         if start:
             out[:, 0] = scaled_log_price(samples.columns["price"], reads.price_mean, reads.price_scale)
         if reads.features:
-            scaled = (samples.features - np.float32(reads.feature_mean)) / np.float32(reads.feature_scale)
+            mean, scale = (np.array(given, np.float32) for given in (reads.feature_mean, reads.feature_scale))
+            scaled = (samples.features - mean) / scale
             out[:, start:] = np.clip(scaled, -LARGEST_NORMALISED, LARGEST_NORMALISED)
         return torch.from_numpy(out)
 

@@ -58,7 +58,7 @@ def fit(samples: Samples, options: Options) -> Fitted:
         valid_sets=[lgb.Dataset(read_valid, valid.clicked)],
         callbacks=[lgb.early_stopping(PATIENCE, verbose=False)],
     )
-    logits = found.predict(read_valid, raw_score=True)
+    logits = np.asarray(found.predict(read_valid, raw_score=True), dtype=np.float64)
     rounds = max(found.best_iteration, 1)
     booster = lgb.train(parameters, lgb.Dataset(read_all, samples.clicked), num_boost_round=rounds)
     trees = parse(booster.model_to_string())

@@ -158,7 +158,8 @@ def _shapes(
             trained = tensors.get(name)
             if trained is None or trained.ndim != 1 or trained.dtype != np.uint64:
                 raise TrunkError(f"{path}: no uint64 vector {name}, the manifest names the field")
-            if (trained[1:] <= trained[:-1]).any():
+            ascending = trained.astype(np.uint64)
+            if (ascending[1:] <= ascending[:-1]).any():
                 raise TrunkError(f"{path}: {name} is not in ascending order")
             rows = len(trained)
         shapes[f"embedding.{field}"] = (rows, size)
