@@ -15,7 +15,6 @@ import pytest
 
 #: module.NAME -> its least value.
 SMALLEST: dict[str, float] = {
-    "models.deep.kinds.trees._BLOCK": 1,
     "replay.produce.BATCH_BYTES": 1,
     "replay.produce.IN_FLIGHT": 1,
     "serving.feature_view._INITIAL_ROWS": 1,

@@ -105,7 +105,7 @@ def fit(samples: Samples, options: Options) -> Fitted:
     """Deterministic for one seed and torch version; runs on one thread.
 
     The newest ``validation_share`` of the rows says how many steps are best, none among them, and, where
-    there are features, whether ids help beside them. The network that is kept is then trained that long on
+    there are features, whether columns help beside them. The network that is kept is then trained that long on
     all rows.
     """
     threads = torch.get_num_threads()
@@ -124,7 +124,7 @@ def _fit(samples: Samples, options: Options) -> Fitted:
     with torch.no_grad():
         scores = found.network(found.encoder.index(valid), found.encoder.dense(valid)).numpy()
     # What is kept reads what all rows can teach.
-    encoder = choose_encoder(samples, found.encoder.ids)
+    encoder = choose_encoder(samples, found.encoder.reads.fields)
     run = _Run(encoder, samples, options).train(share=found.best_share)
     network = run.network
     standardise(network, run.index, run.dense)
@@ -234,10 +234,10 @@ class _Check:
 
 
 def encoders(samples: Samples) -> list[Encoder]:
-    """What may be read: all columns that can teach; and features without ids and context, which may be
-    learned by heart (a user of one list, a city of one user) where features tell the same of any user."""
+    """What may be read: all that can teach, and features alone: what ids and context say is often learned by
+    heart (a user of one list, a city of one user) where features tell the same of everybody."""
     everything = choose_encoder(samples)
-    if not samples.feature_names or not everything.ids:
+    if not samples.feature_names or not everything.reads.fields:
         return [everything]
     return [everything, choose_encoder(samples, ())]
 
@@ -245,11 +245,12 @@ def encoders(samples: Samples) -> list[Encoder]:
 def choose_encoder(samples: Samples, allowed: Container[str] | None = None) -> Encoder:
     """Read what the log can teach: columns that vary, and ids that were seen often enough.
 
-    ``allowed``: the fields of ids that may be read; None: all.
+    ``allowed``: the columns that may be read beside features; None: all.
     """
     ids, numbers = frequent_ids(samples), varying_numbers(samples)
     if allowed is not None:
         ids = {name: trained for name, trained in ids.items() if name in allowed}
+        numbers = [name for name in numbers if name in allowed]
     if not ids and not numbers and not samples.feature_names:
         # A network without any input would be its bias; item_id costs nothing and unknown ids are allowed.
         ids = {"item_id": np.zeros(0, dtype=np.uint64)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import Any
 
 import lightgbm as lgb
@@ -43,6 +44,9 @@ def fit(samples: Samples, options: Options) -> Fitted:
     """Deterministic for one seed and version of LightGBM."""
     train, valid = samples.held_out(options.validation_share)
     fields = [name for name in varying_numbers(train) if name in FIELDS]
+    if not fields and not samples.feature_names:
+        # Trees read something, even if it never varies: then each is a single leaf.
+        fields = ["position"]
     read, read_valid, read_all = (_inputs(part, fields) for part in (train, valid, samples))
     parameters = PARAMETERS | {
         "seed": options.seed,
@@ -97,9 +101,7 @@ def fit(samples: Samples, options: Options) -> Fitted:
 
 def _inputs(samples: Samples, fields: list[str]) -> Float32Array:
     features = samples.features if samples.feature_names else None
-    read = inputs(samples.columns, len(samples), features, fields)
-    # LightGBM wants a column; one that is constant makes trees of one leaf.
-    return read if read.shape[1] else np.zeros((len(samples), 1), dtype=np.float32)
+    return inputs(samples.columns, len(samples), features, fields)
 
 
 def parse(text: str) -> list[dict[str, list[str]]]:
@@ -119,26 +121,39 @@ def flatten(trees: list[dict[str, list[str]]], units: int) -> Forest:
     """One forest of LightGBM's trees, in ``units`` groups of consecutive ones, as equal as they can be."""
     column: list[int] = []
     threshold: list[float] = []
-    children: dict[str, list[int]] = {"left_child": [], "right_child": []}
-    leaf: list[float] = []
+    after: list[int] = []
+    value: list[float] = []
     root: list[int] = []
+
+    def leaves(count: int) -> int:
+        """New nodes, for now leaves; the number of the first."""
+        first = len(column)
+        column.extend([0] * count)
+        threshold.extend([0.0] * count)
+        after.extend(range(first, first + count))
+        value.extend([0.0] * count)
+        return first
+
     for tree in trees:
-        node, first_leaf = len(column), len(leaf)
-        leaf += map(float, tree["leaf_value"])
-        inner = len(tree.get("split_feature", ()))
-        root.append(node if inner else ~first_leaf)
-        column += map(int, tree.get("split_feature", ()))
-        threshold += map(float, tree.get("threshold", ()))
-        for side, numbers in children.items():
-            given = map(int, tree.get(side, ()))
-            numbers += [node + k if k >= 0 else ~(first_leaf + ~k) for k in given]
+        root.append(leaves(1))
+        # A node here, and its number in LightGBM's tree: below 0 for the leaf ~number.
+        waiting = deque([(root[-1], 0 if tree.get("split_feature") else ~0)])
+        while waiting:
+            node, number = waiting.popleft()
+            if number < 0:
+                value[node] = float(tree["leaf_value"][~number])
+                continue
+            column[node] = int(tree["split_feature"][number])
+            threshold[node] = float(tree["threshold"][number])
+            after[node] = leaves(2)
+            waiting.append((after[node], int(tree["left_child"][number])))
+            waiting.append((after[node] + 1, int(tree["right_child"][number])))
     unit = np.arange(len(trees)) * units // len(trees)
     return Forest(
         column=np.array(column, dtype=np.int32),
         threshold=floor32(np.array(threshold, dtype=np.float64)),
-        left=np.array(children["left_child"], dtype=np.int32),
-        right=np.array(children["right_child"], dtype=np.int32),
-        leaf=np.array(leaf, dtype=np.float64),
+        after=np.array(after, dtype=np.int32),
+        value=np.array(value, dtype=np.float64),
         root=np.array(root, dtype=np.int32),
         unit=unit.astype(np.int32),
     )

@@ -45,23 +45,22 @@ def network(rng: np.random.Generator, features: int) -> tuple[list[str], dict[st
 
 def trees(rng: np.random.Generator, features: int) -> tuple[list[str], dict[str, Any], dict[str, Any]]:
     """The same of twelve trees of four leaves, and one of a single leaf, in eight units."""
-    inner = np.arange(12) * 3
-    leaf = np.arange(12) * 4
+    node = np.arange(85)
+    place = node % 7
     tensors: dict[str, Any] = {
-        "column": rng.integers(0, features + 2, 36),
-        "threshold": _normal(rng, 36) + np.float32(0.5),
-        # The root leads to two inner nodes, each of them to two leaves.
-        "left": np.stack([inner + 1, ~leaf, ~(leaf + 2)], axis=1).ravel(),
-        "right": np.stack([inner + 2, ~(leaf + 1), ~(leaf + 3)], axis=1).ravel(),
-        "leaf": rng.normal(size=49),
-        "root": np.append(inner, ~48),
+        "column": rng.integers(0, features + 2, 85),
+        "threshold": _normal(rng, 85) + np.float32(0.5),
+        # Of seven nodes the first leads to the next two, each of them to two leaves; the last tree is a leaf.
+        "after": np.where((place < 3) & (node < 84), node + place + 1, node),
+        "value": rng.normal(size=85),
+        "root": np.arange(13) * 7,
         "unit": np.arange(13) * 8 // 13,
         "center": rng.normal(size=8),
         "factor": np.ones(8),
         "head.weight": np.ones(8),
         "head.bias": np.array([-3.0]),
     }
-    for name in ("column", "left", "right", "root", "unit"):
+    for name in ("column", "after", "root", "unit"):
         tensors[name] = tensors[name].astype(np.int32)
     return ["position", "price"], {}, tensors
 

@@ -185,17 +185,17 @@ NETWORK_FAULTS = [
     (_replace("embedding.item_id", np.zeros((3, 4), np.float32)), "embedding.item_id has shape"),
 ]
 TREES_FAULTS = [
-    (_drop("leaf"), "no tensor leaf"),
+    (_drop("value"), "no tensor value"),
     (_drop("unit"), "no tensor unit"),
     (_put("threshold", 0, np.nan), "threshold is not finite"),
-    (_replace("threshold", np.zeros(36)), "threshold is of type float64"),
+    (_replace("threshold", np.zeros(85)), "threshold is of type float64"),
     (_replace("unit", np.zeros(12, np.int32)), "unit has shape"),
     (_put("column", 0, 99), "column names an input"),
     (_put("unit", 0, 8), "unit names a unit"),
     # Walked, it would go round for ever, or read what is not there.
-    (_put("left", 1, 0), "left leads to"),
-    (_put("right", 1, ~49), "right leads to"),
-    (_put("root", 0, 36), "root leads to"),
+    (_put("after", 1, 0), "after leads to"),
+    (_put("after", 80, 84), "after leads to"),
+    (_put("root", 0, 85), "root leads to"),
 ]
 
 
