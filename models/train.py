@@ -1,8 +1,12 @@
-"""Train a trunk on a recorded log: ``python -m models.train --log LOG.parquet --out DIR``."""
+"""Train a trunk, on samples or on a recorded log: ``python -m models.train KIND --log LOG --out DIR``.
+
+A recorded log alone has ids and context; real-time features come from the engine's own pass over it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from os import PathLike
 from pathlib import Path
@@ -14,6 +18,8 @@ import polars as pl
 
 from contracts.errors import SurgelineError
 from models.deep.chance import WORTHWHILE_AUC, auc_interval, clicks_to_tell
+from models.deep.fitted import Fitted, Options, export
+from models.deep.load import kinds
 from models.deep.manifest import Training
 from models.deep.samples import Samples
 
@@ -38,14 +44,17 @@ class TrainReport(msgspec.Struct, kw_only=True, frozen=True):
 
     folder: str
     trunk_hash: str
+    kind: str
     fields: list[str]
+    features: list[str]
     hidden_size: int
     training: Training
 
     def describe(self) -> str:
         """The report in words."""
         training = self.training
-        clicks, rows = training.validation_clicks or 0, training.validation_rows
+        clicks, rows = training.validation_clicks, training.validation_rows
+        features = [f"{len(self.features)} real-time features"] if self.features else []
         auc, bounds = "undefined (one class only)", None
         if training.validation_auc is not None:
             bounds = auc_interval(training.validation_auc, clicks, rows - clicks)
@@ -53,7 +62,8 @@ class TrainReport(msgspec.Struct, kw_only=True, frozen=True):
         lines = [
             f"Trained on {training.rows:,} impressions with {training.clicks:,} clicks from {training.log}.",
             f"Held out the newest {rows:,}, {clicks:,} of them clicked: AUC {auc}, "
-            f"log loss {training.validation_log_loss:.5f} after {training.epochs} epochs.",
+            f"log loss {training.validation_log_loss:.5f} after {training.epochs} "
+            f"{'rounds' if self.kind == 'trees' else 'epochs'}.",
         ]
         if training.constant:
             lines.append(
@@ -63,8 +73,8 @@ class TrainReport(msgspec.Struct, kw_only=True, frozen=True):
         if bounds is None or bounds[0] <= 0.5 <= bounds[1]:
             lines.append(_cannot_tell(clicks))
         lines += [
-            f"Reads {', '.join(self.fields)}; {self.hidden_size} hidden units.",
-            f"Wrote {self.folder} (trunk {self.trunk_hash[:12]}).",
+            f"Reads {', '.join(self.fields + features)}; {self.hidden_size} hidden units.",
+            f"Wrote {self.folder} ({self.kind} trunk {self.trunk_hash[:12]}).",
         ]
         return "\n".join(lines)
 
@@ -87,8 +97,9 @@ def train_from_log(
     path: str | PathLike[str],
     out: str | PathLike[str],
     *,
-    hidden: int = 32,
-    epochs: int = 20,
+    kind: str = "network",
+    hidden: int = 0,
+    epochs: int = 0,
     seed: int = 0,
     until: int | None = None,
     label_window_s: float = 0.0,
@@ -98,30 +109,51 @@ def train_from_log(
     An impression is positive where it has a click at most ``label_window_s`` after it (0: at any time).
     With ``until`` (ms UTC) nothing from that time on is read, clicks included. Raises ``TrainError``.
     """
-    from models.deep.fit import Options, export, fit
-
-    if hidden < 1 or epochs < 1 or label_window_s < 0.0:
-        raise TrainError("hidden and epochs must be at least 1, the label window not negative")
+    if label_window_s < 0.0:
+        raise TrainError("the label window must not be negative")
     samples = read_samples(path, until=until, label_window_s=label_window_s)
-    fitted = fit(samples, Options(hidden_size=hidden, epochs=epochs, seed=seed))
-    import torch
+    options = Options(hidden_size=hidden, epochs=epochs, seed=seed)
+    return train_from_samples(samples, out, kind, options, log=Path(path).name, label_window_s=label_window_s)
 
+
+def train_from_samples(
+    samples: Samples,
+    out: str | PathLike[str],
+    kind: str,
+    options: Options,
+    *,
+    log: str,
+    label_window_s: float,
+) -> TrainReport:
+    """Train on labelled impressions, the features among them, and write the trunk to ``out``.
+
+    ``kind``: one of ``models.deep.load.kinds``. ``log`` and ``label_window_s`` say in the manifest where the
+    samples are from. Raises ``TrainError``.
+    """
+    if kind not in kinds():
+        raise TrainError(f"no kind of trunk is called {kind!r}; there are {', '.join(kinds())}")
+    if options.hidden_size < 0 or options.epochs < 0:
+        raise TrainError("hidden and epochs must not be negative; 0 leaves them to the kind")
+    if not samples.clicked.any():
+        raise TrainError(f"{log}: none of the {len(samples):,} impressions was clicked; nothing to learn")
+    # Imported on demand: torch and LightGBM take seconds and hundreds of MB.
+    fitted: Fitted = importlib.import_module(f"models.deep.fits.{kind}").fit(samples, options)
     times = np.asarray(samples.columns["event_time"])
     training = Training(
-        log=Path(path).name,
+        log=log,
         rows=len(samples),
         clicks=int(samples.clicked.sum()),
         first_event_time=int(times[0]),
         last_event_time=int(times[-1]),
         label_window_s=label_window_s,
         validation_rows=fitted.validation_rows,
+        validation_clicks=fitted.validation_clicks,
         validation_auc=fitted.validation_auc,
         validation_log_loss=fitted.validation_log_loss,
-        epochs=fitted.epochs,
-        seed=seed,
-        torch_version=str(torch.__version__),
-        validation_clicks=fitted.validation_clicks,
         constant=fitted.constant,
+        epochs=fitted.epochs,
+        seed=options.seed,
+        library=fitted.library,
     )
     try:
         manifest = export(fitted, out, training)
@@ -130,7 +162,9 @@ def train_from_log(
     return TrainReport(
         folder=str(out),
         trunk_hash=manifest.trunk_hash,
-        fields=manifest.fields,
+        kind=kind,
+        fields=manifest.reads.fields,
+        features=manifest.reads.features,
         hidden_size=manifest.hidden_size,
         training=training,
     )
@@ -208,10 +242,11 @@ def _read(path: Path) -> pl.DataFrame:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m models.train", description=__doc__)
+    parser.add_argument("kind", nargs="?", default="network", choices=kinds(), help="kind of trunk")
     parser.add_argument("--log", required=True, help="recorded log, .parquet or .jsonl")
     parser.add_argument("--out", required=True, help="folder to write the trunk to")
-    parser.add_argument("--hidden", type=int, default=32, help="size of the last hidden layer")
-    parser.add_argument("--epochs", type=int, default=20, help="at most this many; it stops early")
+    parser.add_argument("--hidden", type=int, default=0, help="size of the last hidden layer")
+    parser.add_argument("--epochs", type=int, default=0, help="at most this many; it stops early")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--until", type=int, default=None, metavar="MS", help="read only what is older")
     parser.add_argument("--label-window-s", type=float, default=0.0, help="0: a click at any time counts")
@@ -220,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report = train_from_log(
             given.log,
             given.out,
+            kind=given.kind,
             hidden=given.hidden,
             epochs=given.epochs,
             seed=given.seed,

@@ -10,7 +10,8 @@ import click
 import polars as pl
 
 from contracts.scenario import home
-from models.deep.trunk import Trunk, TrunkError
+from models.deep.load import kinds, load_trunk
+from models.deep.manifest import TrunkError
 from models.train import TrainError, TrainReport, train_from_log
 from replay.files import write_log
 from replay.log import RecordedLog
@@ -22,9 +23,10 @@ def train_on(
     log: RecordedLog,
     out: Path,
     *,
-    hidden: int,
-    epochs: int,
-    seed: int,
+    kind: str = "network",
+    hidden: int = 0,
+    epochs: int = 0,
+    seed: int = 0,
     until: int | None = None,
     label_window_s: float = 0.0,
 ) -> TrainReport:
@@ -44,6 +46,7 @@ def train_on(
             return train_from_log(
                 canonical,
                 out,
+                kind=kind,
                 hidden=hidden,
                 epochs=epochs,
                 seed=seed,
@@ -78,7 +81,7 @@ def holds_trunk(folder: Path) -> bool:
     replace one that is good.
     """
     try:
-        Trunk.load(folder)
+        load_trunk(folder)
     except TrunkError:
         return False
     return True
@@ -99,10 +102,21 @@ def holds_trunk(folder: Path) -> bool:
     help="TOML column mapping, for any other CSV, JSONL or Parquet table.",
 )
 @click.option(
-    "--hidden", type=click.IntRange(min=1), default=32, show_default=True, help="Last hidden layer."
+    "--trunk",
+    "kind",
+    type=click.Choice(kinds()),
+    default="network",
+    show_default=True,
+    help="What is trained: a small neural network, or boosted trees.",
 )
 @click.option(
-    "--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="At most; stops early."
+    "--hidden", type=click.IntRange(min=0), default=0, help="Units of the last hidden layer; 0: its kind's."
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Passes over the log, or rounds of trees, at most; it stops early. 0: its kind's.",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--until", metavar="TIME", help="Read only what is older (ms or ISO).")
@@ -118,6 +132,7 @@ def command(
     log: str,
     out: Path | None,
     mapping: Path | None,
+    kind: str,
     hidden: int,
     epochs: int,
     seed: int,
@@ -134,6 +149,7 @@ def command(
     report = train_on(
         opened,
         folder,
+        kind=kind,
         hidden=hidden,
         epochs=epochs,
         seed=seed,

@@ -16,7 +16,6 @@ import pytest
 #: module.NAME -> its least value.
 SMALLEST: dict[str, float] = {
     "features.rows.INITIAL_ROWS": 1,
-    "models.deep.trunk.CACHE_LIMIT": 1,
     "replay.produce.BATCH_BYTES": 1,
     "replay.produce.IN_FLIGHT": 1,
     "serving.feature_view._INITIAL_ROWS": 1,

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from models.deep.manifest import CONTEXT
+from features.hashing import Keys, hash_texts
 
 IndexArray = npt.NDArray[np.intp]
+Float32Array = npt.NDArray[np.float32]
+#: Columns of n impressions. An id column has texts, or their keys (uint64, 0 for none).
 Columns = Mapping[str, Sequence[Any] | npt.NDArray[Any]]
+
+#: Context keys are fields ``context.<key>``: a column of that name, else a key of the ``context`` column.
+CONTEXT = "context."
+#: Columns that are numbers. Every other field is an id.
+NUMBERS = ("position", "hour", "price")
 
 #: Positions 0..15 have a bucket each, then one bucket an octave up to 32,767.
 POSITION_BUCKETS = 27
@@ -26,13 +32,24 @@ _POSITION_BUCKET: IndexArray = np.where(
 ).astype(np.intp)
 
 
-def bucket(identifier: str, bits: int) -> int:
-    """The id's bucket, the same on every machine (crc32 of UTF-8).
+def keys(columns: Columns, field: str, n: int) -> Keys:
+    """The ids of a field as 64-bit keys (n,); 0 where an impression has none.
 
-    >>> bucket("item-1", 24)
-    6864041
+    >>> keys({"item_id": ["a", ""]}, "item_id", 2).tolist() == [int(hash_texts(["a"])[0]), 0]
+    True
     """
-    return zlib.crc32(identifier.encode("utf-8", "surrogatepass")) & ((1 << bits) - 1)
+    column = columns.get(field)
+    if column is None:
+        if not field.startswith(CONTEXT):
+            raise KeyError(f"no column {field}")
+        contexts = columns.get("context")
+        if contexts is None:
+            return np.zeros(n, dtype=np.uint64)
+        key = field[len(CONTEXT) :]
+        column = [context.get(key, "") if context else "" for context in contexts]
+    if isinstance(column, np.ndarray) and column.dtype == np.uint64:
+        return column
+    return hash_texts(list(column))
 
 
 def position_buckets(position: Sequence[int] | npt.NDArray[Any]) -> IndexArray:
@@ -40,9 +57,17 @@ def position_buckets(position: Sequence[int] | npt.NDArray[Any]) -> IndexArray:
     >>> position_buckets([0, 15, 16, 31, 32, 99_999]).tolist()
     [0, 15, 16, 16, 17, 26]
     """
-    clipped = np.minimum(np.maximum(np.asarray(position), 0), MAX_POSITION)
-    buckets: IndexArray = _POSITION_BUCKET[clipped]
+    buckets: IndexArray = _POSITION_BUCKET[_clipped(position)]
     return buckets
+
+
+def log_position(position: Sequence[int] | npt.NDArray[Any]) -> Float32Array:
+    """log(1 + position), float32.
+
+    >>> log_position([0, 1]).round(3).tolist()
+    [0.0, 0.6930000185966492]
+    """
+    return np.log1p(_clipped(position).astype(np.float64)).astype(np.float32)
 
 
 def hours(event_time: Sequence[int] | npt.NDArray[Any]) -> IndexArray:
@@ -56,19 +81,14 @@ def hours(event_time: Sequence[int] | npt.NDArray[Any]) -> IndexArray:
 
 
 def scaled_log_price(
-    price: Sequence[float] | npt.NDArray[Any], mean: float, scale: float
-) -> npt.NDArray[np.float32]:
-    """(log(1 + price) - mean) / scale, float32."""
-    scaled = (np.log1p(np.asarray(price, dtype=np.float64)) - mean) / scale
+    price: Sequence[float] | npt.NDArray[Any], mean: float = 0.0, scale: float = 1.0
+) -> Float32Array:
+    """(log(1 + price) - mean) / scale, float32; an unknown price (NaN) counts as 0."""
+    scaled = (np.log1p(np.nan_to_num(np.asarray(price, dtype=np.float64))) - mean) / scale
     return scaled.astype(np.float32)
 
 
-def identifiers(columns: Columns, field: str, n: int) -> Sequence[str]:
-    """The ids of a field; "" where there is none. ``context.<key>`` reads the ``context`` column."""
-    if not field.startswith(CONTEXT):
-        return columns[field]  # type: ignore[return-value]
-    contexts = columns.get("context")
-    if contexts is None:
-        return [""] * n
-    key = field[len(CONTEXT) :]
-    return [context.get(key, "") if context else "" for context in contexts]
+def _clipped(position: Sequence[int] | npt.NDArray[Any]) -> IndexArray:
+    # The plan's columns have positions as floats, with NaN for none.
+    numbers = np.nan_to_num(np.asarray(position, dtype=np.float64))
+    return np.clip(numbers, 0, MAX_POSITION).astype(np.intp)

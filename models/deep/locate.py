@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from models.deep.load import load_trunk
 from models.deep.trunk import Trunk
 
 log = logging.getLogger(__name__)
@@ -19,13 +20,13 @@ def resolve_trunk(scenario_trunk: str, home: Path) -> Trunk:
     publish, or refuse, every version of weights.
     """
     if scenario_trunk:
-        return Trunk.load(scenario_trunk)
+        return load_trunk(scenario_trunk)
     folder = home / DEFAULT_FOLDER
     if folder.exists():
-        return Trunk.load(folder)
+        return load_trunk(folder)
     log.warning(
         "no trunk: the scenario names none and %s does not exist; only real-time features are used. "
-        "Train one with `python -m models.train`.",
+        "Train one with `surgeline train`.",
         folder,
     )
     return Trunk.empty()

@@ -1,42 +1,60 @@
-"""From labelled impressions to what the network reads: which fields are worth reading, and their rows."""
+"""From labelled impressions to what a trunk may read: which columns are worth it, and how they are scaled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from models.deep.fields import (
-    HOURS,
-    POSITION_BUCKETS,
-    Columns,
-    bucket,
-    hours,
-    identifiers,
-    position_buckets,
-    scaled_log_price,
-)
-from models.deep.manifest import BUCKET_BITS, CONTEXT, ID_FIELDS
+from features.hashing import Keys
+from models.deep.fields import CONTEXT, Columns, hours, keys, position_buckets
 
-IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
 
-#: Ids seen less often than this while training share the unknown row: one click would be learned by heart.
-MIN_COUNT = 10
+#: Columns of ids beside context.
+ID_FIELDS: tuple[str, ...] = ("user_id", "item_id", "category_id", "shop_id")
+#: Ids seen less often than this while training share the unknown row, and so do those that would have fewer
+#: clicks at the base rate: one click would be learned by heart.
+MIN_COUNT, MIN_CLICKS = 10, 2.0
+#: But an id with this many impressions has a row, however rare clicks are.
+MAX_MIN_COUNT = 100
 #: Context keys with values in at least this share of the rows are read, the most frequent ones first.
 MIN_CONTEXT_SHARE = 0.01
 MAX_CONTEXT_KEYS = 16
 #: The hour is read only from logs this long: in a shorter one it tells the date, not the time of day.
 MIN_HOUR_SPAN_MS = 2 * 86_400_000
+#: What varies less than this is a constant.
+LEAST_SPREAD = 1e-6
+
+
+def _none() -> Float32Array:
+    return np.zeros((0, 0), dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """``n`` labelled impressions by time. ``columns`` as in ``Trunk.hidden``; ``clicked`` (n,) bool."""
+    """``n`` labelled impressions by time.
+
+    ``columns`` as in ``Trunk.hidden``; ``clicked`` (n,) bool. ``features`` (n, q) float32: real-time features
+    as of each impression, in the order of ``feature_names``, of the plan with ``features_hash``; all three
+    may be left out. Raises ``ValueError`` where they do not fit together.
+    """
 
     columns: Columns
     clicked: npt.NDArray[np.bool_]
+    features: Float32Array = field(default_factory=_none)
+    feature_names: tuple[str, ...] = ()
+    features_hash: str = ""
+
+    def __post_init__(self) -> None:
+        if self.feature_names and self.features.shape != (len(self.clicked), len(self.feature_names)):
+            raise ValueError(
+                f"features are {self.features.shape} for {len(self.clicked)} impressions and "
+                f"{len(self.feature_names)} names"
+            )
+        if not np.isfinite(self.features).all():
+            raise ValueError("features must be finite: a plan gives the neutral value for what is not known")
 
     def __len__(self) -> int:
         return len(self.clicked)
@@ -44,90 +62,90 @@ class Samples:
     def slice(self, start: int, stop: int) -> Samples:
         """Rows ``start`` to ``stop``."""
         return Samples(
-            {name: values[start:stop] for name, values in self.columns.items()}, self.clicked[start:stop]
+            {name: values[start:stop] for name, values in self.columns.items()},
+            self.clicked[start:stop],
+            self.features[start:stop],
+            self.feature_names,
+            self.features_hash,
         )
+
+    def held_out(self, share: float) -> tuple[Samples, Samples]:
+        """All but the newest ``share`` of the rows, and those; all rows twice where there is only one."""
+        n = len(self)
+        head = n - max(1, int(n * share)) if n > 1 else n
+        train = self.slice(0, head)
+        return train, self.slice(head, n) if head < n else train
+
+    @property
+    def base_rate(self) -> float:
+        """Clicks an impression, with one pseudo-click, so that its log odds are finite."""
+        return float((self.clicked.sum() + 1.0) / (len(self) + 2.0))
 
 
 @dataclass(frozen=True)
-class Encoder:
-    """How raw columns become rows. ``buckets[field]``: sorted trained buckets; their row is 1 + rank."""
+class Scaling:
+    """Mean and deviation of columns of numbers; a constant column has scale 1."""
 
-    fields: list[str]
-    buckets: dict[str, IntArray]
-    price_mean: float
-    price_scale: float
-
-    @property
-    def rows(self) -> list[int]:
-        """Embedding rows of every looked-up field, in the order of ``index``' columns."""
-        sizes = [1 + len(buckets) for buckets in self.buckets.values()]
-        return sizes + [
-            {"position": POSITION_BUCKETS, "hour": HOURS}[f] for f in ("position", "hour") if f in self.fields
-        ]
-
-    def index(self, columns: Columns, n: int) -> IntArray:
-        """Row numbers (n, fields): id fields, then position, then hour."""
-        parts: list[npt.NDArray[Any]] = []
-        for field, trained in self.buckets.items():
-            row = {int(number): 1 + k for k, number in enumerate(trained)}
-            cache = {"": 0}
-            for identifier in set(identifiers(columns, field, n)) - {""}:
-                cache[identifier] = row.get(bucket(identifier, BUCKET_BITS), 0)
-            parts.append(np.array([cache[i] for i in identifiers(columns, field, n)], dtype=np.int64))
-        if "position" in self.fields:
-            parts.append(position_buckets(columns["position"]))
-        if "hour" in self.fields:
-            parts.append(hours(columns["event_time"]))
-        return np.stack(parts, axis=1).astype(np.int64)
-
-    def price(self, columns: Columns, n: int) -> npt.NDArray[np.float32]:
-        """Scaled log prices (n,), zeros where the price is not read."""
-        if "price" not in self.fields:
-            return np.zeros(n, dtype=np.float32)
-        return scaled_log_price(columns["price"], self.price_mean, self.price_scale)
+    mean: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
 
 
-def choose_encoder(samples: Samples) -> Encoder:
-    """Read what the log can teach: fields that vary, and ids that were seen often enough."""
+def scaling(numbers: npt.NDArray[np.floating]) -> Scaling:
+    """The scaling of each column of ``numbers`` (n, q).
+
+    >>> found = scaling(np.array([[1.0, 5.0], [3.0, 5.0]]))
+    >>> found.mean.tolist(), found.scale.tolist()
+    ([2.0, 5.0], [1.0, 1.0])
+    """
+    if not len(numbers):
+        return Scaling(np.zeros(numbers.shape[1]), np.ones(numbers.shape[1]))
+    scale = numbers.std(axis=0, dtype=np.float64)
+    return Scaling(numbers.mean(axis=0, dtype=np.float64), np.where(scale > LEAST_SPREAD, scale, 1.0))
+
+
+def frequent_ids(samples: Samples) -> dict[str, Keys]:
+    """Fields of ids that can teach something, with the keys that were seen often enough, in order."""
     columns, n = samples.columns, len(samples)
-    fields: list[str] = []
-    buckets: dict[str, IntArray] = {}
-    for field in (*ID_FIELDS, *_context_fields(columns, n)):
-        frequent = _frequent_buckets(identifiers(columns, field, n))
-        if len(frequent) and (len(frequent) > 1 or len(set(identifiers(columns, field, n))) > 1):
-            fields.append(field)
-            buckets[field] = frequent
-    if len(np.unique(position_buckets(columns["position"]))) > 1:
-        fields.append("position")
-    event_time = np.asarray(columns["event_time"])
-    if n and event_time.max() - event_time.min() >= MIN_HOUR_SPAN_MS:
-        fields.append("hour")
-    if not fields:
-        # A network without any field would be its bias; item_id costs nothing and unknown ids are allowed.
-        fields, buckets = ["item_id"], {"item_id": np.zeros(0, dtype=np.int64)}
-    log_price = np.log1p(np.asarray(columns["price"], dtype=np.float64))
-    scale = float(log_price.std()) if n else 0.0
-    if scale > 1e-6:
-        fields.append("price")
-    return Encoder(fields, buckets, float(log_price.mean()) if n else 0.0, scale if scale > 1e-6 else 1.0)
+    least = max(MIN_COUNT, min(MIN_CLICKS / samples.base_rate, MAX_MIN_COUNT))
+    found: dict[str, Keys] = {}
+    for name in (*(f for f in ID_FIELDS if f in columns), *_context_fields(columns, n)):
+        values, counts = np.unique(keys(columns, name, n), return_counts=True)
+        frequent = values[(values != 0) & (counts >= least)]
+        if len(frequent) and len(values) > 1:
+            found[name] = frequent
+    return found
+
+
+def varying_numbers(samples: Samples) -> list[str]:
+    """Which of ``position``, ``hour`` and ``price`` can teach something."""
+    columns = samples.columns
+    found = []
+    if "position" in columns and len(np.unique(position_buckets(columns["position"]))) > 1:
+        found.append("position")
+    times = np.asarray(columns.get("event_time", ()), dtype=np.int64)
+    if len(times) and times.max() - times.min() >= MIN_HOUR_SPAN_MS and len(np.unique(hours(times))) > 1:
+        found.append("hour")
+    if "price" in columns and log_prices(columns).std() > LEAST_SPREAD:
+        found.append("price")
+    return found
+
+
+def log_prices(columns: Columns) -> npt.NDArray[np.float64]:
+    """log(1 + price) (n,); an unknown price counts as 0."""
+    prices: npt.NDArray[np.float64] = np.log1p(np.nan_to_num(np.asarray(columns["price"], dtype=np.float64)))
+    return prices
 
 
 def _context_fields(columns: Columns, n: int) -> list[str]:
-    counts: dict[str, int] = {}
-    for context in columns.get("context") or ():
+    """The context keys that have values most often, by name; only those that bring a column of their own
+    where there is no column ``context``."""
+    counts = {
+        name: int(np.count_nonzero(keys(columns, name, n))) for name in columns if name.startswith(CONTEXT)
+    }
+    for context in columns.get("context", ()):
         for key, value in (context or {}).items():
             if value:
-                counts[key] = counts.get(key, 0) + 1
-    frequent = [key for key, count in counts.items() if count >= MIN_CONTEXT_SHARE * n]
-    chosen = sorted(frequent, key=lambda key: (-counts[key], key))[:MAX_CONTEXT_KEYS]
-    return [CONTEXT + key for key in sorted(chosen)]
-
-
-def _frequent_buckets(ids: Any) -> IntArray:
-    values, counts = np.unique(np.asarray(ids, dtype=object).astype(str), return_counts=True)
-    trained = {
-        bucket(str(value), BUCKET_BITS)
-        for value, count in zip(values, counts, strict=True)
-        if value and count >= MIN_COUNT
-    }
-    return np.array(sorted(trained), dtype=np.int64)
+                name = CONTEXT + key
+                counts[name] = counts.get(name, 0) + 1
+    frequent = [name for name, count in counts.items() if count >= max(MIN_CONTEXT_SHARE * n, 1)]
+    return sorted(sorted(frequent, key=lambda name: (-counts[name], name))[:MAX_CONTEXT_KEYS])

@@ -20,6 +20,7 @@ import polars as pl
 
 from contracts.errors import SurgelineError
 from contracts.scenario import Kafka, Scenario, home
+from models.deep.load import load_trunk
 from models.deep.locate import resolve_trunk
 from models.deep.trunk import Trunk
 from replay.log import RecordedLog
@@ -55,8 +56,8 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     trunk: Path | None = None
     until_train: int | None = None
     warm: bool = False
-    hidden: int = 32
-    epochs: int = 20
+    hidden: int = 0
+    epochs: int = 0
     limit: int | None = None
     truth: Path | None = None
     cadence: str = ""
@@ -222,7 +223,7 @@ def _trunk(
     """The trunk to evaluate, and in words what it was trained on."""
     until = request.until_train
     if request.trunk is not None:
-        return Trunk.load(request.trunk), str(request.trunk)
+        return load_trunk(request.trunk), str(request.trunk)
     if until is None:
         trunk = resolve_trunk(scenario.trunk, home())
         return trunk, "no trunk" if trunk.hash == "none" else scenario.trunk or "the home folder's trunk"
@@ -238,7 +239,7 @@ def _trunk(
     )
     training = report.training
     words = f"{training.rows:,} impressions of {log.name} before {stamp(until)}"
-    return Trunk.load(folder / "trunk"), words
+    return load_trunk(folder / "trunk"), words
 
 
 def _fitted(trunk: Trunk, log: RecordedLog, found: Analysis) -> Fitted | None:

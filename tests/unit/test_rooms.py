@@ -25,7 +25,7 @@ HTTP = ("aiohttp", "http", "urllib.request", "urllib3", "requests", "httpx", "fl
 TORCH = ("torch",)
 #: Reading any of these runs what the file says.
 PICKLES = ("pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
-TORCH_FILES = ("models/deep/network.py", "models/deep/fit.py", "models/train.py")
+TORCH_FILES = ("models/deep/fits/network.py", "models/deep/fits/torch_network.py")
 
 #: The file that starts processes.
 LAUNCH = "clients/launch.py"
@@ -257,7 +257,7 @@ def test_a_breach_is_found(path: str, source: str, expected: str) -> None:
         ("stream/tick.py", "from models.online import bayes\nimport state.store\nfrom . import events"),
         ("serving/scorer.py", "from state.formulas import rates\nfrom state import formulas"),
         ("replay/log.py", "from contracts.events import Action\nfrom clients import topics"),
-        ("models/deep/fit.py", "import torch\nfrom .network import Trunk"),
+        ("models/deep/fits/network.py", "import torch\nfrom .torch_network import Network"),
         ("models/deep/x.py", "from contracts.weights import Weights\nimport json, modes"),
         ("bench/tick.py", "import torch, surgeline.local.broker, stream.tick, rocksdict"),
     ],

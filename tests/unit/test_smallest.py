@@ -16,12 +16,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from state.formulas import COUNTS, pack_row
 
 import state
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
 from serving.feature_view import FeatureView
-from state.formulas import COUNTS, pack_row
 from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
@@ -30,9 +30,12 @@ from tests.unit.stream.conftest import NOW, Logs, make_logs
 
 #: Sizes that results depend on by design, or that are limits of a contract.
 PART_OF_A_RESULT = {
-    "models.deep.fit.EMBEDDING_SIZE",
-    "models.deep.fit.LAYER_SIZE",
-    "models.deep.trunk._BLOCK",
+    "models.deep.fits.network.EMBEDDING_SIZE",
+    "models.deep.fits.network.HIDDEN_SIZE",
+    "models.deep.fits.network.LARGEST_BATCH",
+    "models.deep.fits.network.LAYER_SIZE",
+    "models.deep.fits.network.LEAST_BATCH",
+    "models.deep.kinds.network._BLOCK",
     "models.online.ftrl.MINIBATCH",
     "models.online.metrics.WINDOW_BINS",
     "models.online.metrics.WINDOW_BLOCKS",

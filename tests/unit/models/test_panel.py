@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from models.deep.load import load_trunk
 from models.deep.trunk import Trunk
 from models.online.bayes import from_head
 from models.online.codec import LearnerStateError
@@ -37,7 +38,7 @@ def tick(panel: Panel, seed: int, n: int = 40, rate: float = 0.3) -> Tick:
 
 @pytest.fixture
 def trunk(trunk_writer: Callable[..., Path], tmp_path: Path) -> Trunk:
-    return Trunk.load(trunk_writer(tmp_path))
+    return load_trunk(trunk_writer(tmp_path))
 
 
 def test_names_and_layout_of_z(trunk: Trunk) -> None:

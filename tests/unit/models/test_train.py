@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models.deep.trunk import Trunk
+from models.deep.load import load_trunk
 from models.train import TrainError, main, read_samples, train_from_log
 
 T = 1_700_000_000_000
@@ -116,7 +116,7 @@ def test_train_writes_a_trunk_that_loads_and_reports_in_words(
     rows += [action(k, T + 1000 * k + 500) for k in range(0, 400, 4)]
     log = write(tmp_path, rows)
     assert main(["--log", str(log), "--out", str(tmp_path / "trunk"), "--hidden", "4", "--epochs", "1"]) == 0
-    trunk = Trunk.load(tmp_path / "trunk")
+    trunk = load_trunk(tmp_path / "trunk")
     assert trunk.hidden_size == 4
     said = capsys.readouterr().out
     assert "400 impressions with 100 clicks" in said

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from contracts.weights import Weights
+from models.deep.load import load_trunk
 from models.deep.trunk import Trunk
 from serving.admission import Identity, check
 from stream.new_trunk import KEPT_TRUNKS
@@ -27,7 +28,7 @@ MakeRig = Callable[..., Any]
 @pytest.fixture
 def trunks(tmp_path: Path) -> Iterator[tuple[Trunk, Trunk]]:
     """No trunk at all, and one of eight hidden units."""
-    yield Trunk.empty(), Trunk.load(write_trunk(tmp_path / "trunk"))
+    yield Trunk.empty(), load_trunk(write_trunk(tmp_path / "trunk"))
 
 
 def restart(one: Any, trunk: Trunk) -> None:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from models.deep.trunk import Trunk
+from models.deep.load import load_trunk
 from surgeline.cli import main
 from surgeline.train import holds_trunk
 
@@ -39,7 +39,7 @@ def train(log: Path, out: Path, *more: str) -> str:
 def test_a_log_becomes_a_trunk_that_loads(log: Path, tmp_path: Path) -> None:
     output = train(log, tmp_path / "trunk", "--hidden", "8")
     assert "200 impressions with 50 clicks from sale.parquet" in output
-    assert Trunk.load(tmp_path / "trunk").hidden_size == 8
+    assert load_trunk(tmp_path / "trunk").hidden_size == 8
 
 
 def test_keep_leaves_a_trunk_that_loads(log: Path, tmp_path: Path) -> None:
@@ -108,5 +108,5 @@ def test_until_is_a_time_as_in_evaluate(log: Path, tmp_path: Path) -> None:
     assert START == 1_731_254_400_000, "2024-11-10T16:00:00Z"
     assert "Trained on 100 impressions with 25 clicks" in train(log, tmp_path / "a", "--until", half)
     train(log, tmp_path / "b", "--until", str(START + 100_000))
-    assert Trunk.load(tmp_path / "a").hash == Trunk.load(tmp_path / "b").hash
+    assert load_trunk(tmp_path / "a").hash == load_trunk(tmp_path / "b").hash
     assert "neither milliseconds nor an ISO time" in refusal(log, "--until", "noon")

@@ -1,7 +1,8 @@
-"""The trunk in torch, for training only: RepL's shape in small, since its widths are not public.
+"""The network in torch, for training only: RepL's shape in small, since its widths are not public.
 
-Ids, position bucket and hour each have an embedding; with the log price they go through a first layer,
-which is sparse in effect (the sum of one product row a field), then a hidden layer, then a linear head.
+Ids, position bucket and hour each have an embedding; with the log price and the standardised features they go
+through a first layer, which is sparse in effect (the sum of one product row a field), then a hidden layer,
+then a linear head.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from models.deep.kinds.network import SLOPE
+
 
 class Network(nn.Module):
     """``rows[f]`` is the number of embedding rows of field f; row 0 of an id field is the unknown id.
+    ``dense``: columns of numbers.
 
     Embeddings start at zero, so that a row that training never saw adds nothing. ``center`` (d,), zero while
     training, is taken off the hidden units.
@@ -25,10 +29,11 @@ class Network(nn.Module):
         self,
         rows: Sequence[int],
         id_fields: int,
-        price: bool,
+        dense: int,
         embedding_size: int,
         layer_size: int,
         hidden_size: int,
+        dropout: float,
         base_rate: float,
     ) -> None:
         super().__init__()
@@ -38,23 +43,24 @@ class Network(nn.Module):
         )
         for embedding in self.embeddings:
             nn.init.zeros_(embedding.weight)  # type: ignore[arg-type]
-        self.price = price
-        self.layer_1 = nn.Linear(embedding_size * len(rows) + price, layer_size)
+        self.layer_1 = nn.Linear(embedding_size * len(rows) + dense, layer_size)
         self.layer_2 = nn.Linear(layer_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = nn.LeakyReLU(SLOPE)
         self.register_buffer("center", torch.zeros(hidden_size))
         self.head = nn.Linear(hidden_size, 1)
+        # A head that begins at zero begins at the base rate, and no row begins with an odd score.
+        nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, float(torch.logit(torch.tensor(base_rate, dtype=torch.float64))))
 
-    def hidden(self, index: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
-        """(n, d) from row numbers ``index`` (n, fields) and scaled log prices ``price`` (n,)."""
+    def hidden(self, index: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        """(n, d) from row numbers ``index`` (n, fields) and numbers ``dense`` (n, c)."""
         parts = [embedding(index[:, k]) for k, embedding in enumerate(self.embeddings)]
-        if self.price:
-            parts.append(price[:, None])
-        layer = torch.relu(self.layer_1(torch.cat(parts, dim=1)))
-        hidden: torch.Tensor = torch.relu(self.layer_2(layer)) - self.center
+        layer = self.dropout(self.activation(self.layer_1(torch.cat([*parts, dense], dim=1))))
+        hidden: torch.Tensor = self.activation(self.layer_2(layer)) - self.center
         return hidden
 
-    def forward(self, index: torch.Tensor, price: torch.Tensor) -> torch.Tensor:
+    def forward(self, index: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
         """Log odds of a click (n,)."""
-        logits: torch.Tensor = self.head(self.hidden(index, price))
+        logits: torch.Tensor = self.head(self.hidden(index, dense))
         return logits[:, 0]
