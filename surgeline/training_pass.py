@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from state.join import Closed
+from state.joins.join import Closed
 
 from contracts.scenario import Scenario
 from features.hashing import hash_texts
@@ -24,7 +24,7 @@ from models.deep.fields import CONTEXT, Columns
 from models.deep.samples import Samples
 from models.deep.trunk import Float32Array, Trunk
 from stream.engine import Engine
-from surgeline.rehearse import Rehearsal, RehearsalReport
+from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
