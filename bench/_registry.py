@@ -49,6 +49,7 @@ class Entry(NamedTuple):
 FIGURES: dict[str, Entry] = {
     "throughput": Entry("bench.throughput", "Events/s beside an idiomatic Faust agent and a bare fetch."),
     "memory": Entry("bench.memory", "Bytes of each thing that is held, beside a plain dictionary."),
+    "state": Entry("bench.state", "A feature row to disk, beside a bare batch; ten million keys; a night."),
 }
 
 

@@ -109,6 +109,11 @@ class FeatureTable:
         return self._on_disk.nbytes + sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
 
     @property
+    def filter_bytes(self) -> int:
+        """Those of ``nbytes`` that grow with the keys on disk: at most ``state.disk_keys.MAX_BYTES``."""
+        return self._on_disk.nbytes
+
+    @property
     def values(self) -> Values:
         """See ``features.plan.Table``."""
         return self._rows.values
