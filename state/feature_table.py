@@ -1,8 +1,8 @@
 """The rows of one table of a features plan: a bounded number in memory, all of them in RocksDB.
 
-In memory a row takes 8 bytes a number, and 30 to 60 for its key, its place in the index and what is known of
-it (arrays double when they are full). A key that is on disk only takes two to four bytes of a filter, so that
-a key which is nowhere costs no look-up.
+In memory a row takes 8 bytes a number, and 30 for its key, its place in the index and what is known of it
+(measured by ``bench.state``; twice as much at most, since arrays double when they are full). A key that is on
+disk only takes two to five bytes of a filter, so that a key which is nowhere costs no look-up.
 
 Rows are forgotten by event time and not when they happen to be deleted: a row whose newest event (``SEEN``)
 lies more than ``forget_ms`` before a batch's minute counts as missing for it, whether it is still stored or
