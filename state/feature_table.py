@@ -233,12 +233,12 @@ class FeatureTable:
         seen = np.where(slots >= 0, self._rows.values[slots, SEEN], -np.inf)
         busy = (slots >= 0) & (self._dirty[slots] | self._unpublished[slots] | (seen >= before))
         self._sweep.oldest = min(self._sweep.oldest, seen[busy].min(initial=np.inf))
-        self._forgotten.add(keys[~busy], partitions[~busy])
+        found = self._forgotten.add(keys[~busy], partitions[~busy])
         if self._sweep.done:
             self._on_disk = self._sweep.kept
             self._sweep_from = min(self._sweep.oldest, before + self._forget_ms)
             self._sweep = None
-        return looked, int(np.count_nonzero(~busy))
+        return looked, found
 
     @property
     def sweeping(self) -> bool:
