@@ -60,6 +60,7 @@ FIGURES: dict[str, Entry] = {
         "bench.accuracy", "Clicks of a real log foretold, beside trees, River and Vowpal Wabbit."
     ),
     "night": Entry("bench.night", "Clicks of simulated nights foretold, between frozen and hindsight."),
+    "state": Entry("bench.state", "A feature row to disk, beside a bare batch; ten million keys; a night."),
 }
 
 

@@ -16,7 +16,7 @@ from state.store import Batch, Store
 #: Stored rows that ``expire`` looks at in a call: about 10 ms.
 SWEEP_ROWS = 10_000
 #: After so many deletes RocksDB writes them into a file, where they begin to free what they delete.
-FLUSHED_ROWS = 100_000
+FLUSHED_ROWS = 50_000
 
 
 class FeatureRows:

@@ -1,8 +1,8 @@
 """The rows of one table of a features plan: a bounded number in memory, all of them in RocksDB.
 
-In memory a row takes 8 bytes a number, and 30 to 60 for its key, its place in the index and what is known of
-it (arrays double when they are full). A key that is on disk only takes two to four bytes of a filter, so that
-a key which is nowhere costs no look-up.
+In memory a row takes 8 bytes a number, and 30 for its key, its place in the index and what is known of it
+(measured by ``bench.state``; twice as much at most, since arrays double when they are full). A key that is on
+disk only takes two to five bytes of a filter, so that a key which is nowhere costs no look-up.
 
 Rows are forgotten by event time and not when they happen to be deleted: a row whose newest event (``SEEN``)
 lies more than ``forget_ms`` before a batch's minute counts as missing for it, whether it is still stored or
@@ -107,6 +107,11 @@ class FeatureTable:
         """Bytes of memory that are taken or kept for rows to come."""
         arrays = [*vars(self._rows).values(), *(getattr(self, name) for name in _SIDES)]
         return self._on_disk.nbytes + sum(one.nbytes for one in arrays if isinstance(one, np.ndarray))
+
+    @property
+    def filter_bytes(self) -> int:
+        """Those of ``nbytes`` that grow with the keys on disk: at most ``state.disk_keys.MAX_BYTES``."""
+        return self._on_disk.nbytes
 
     @property
     def values(self) -> Values:
@@ -228,12 +233,12 @@ class FeatureTable:
         seen = np.where(slots >= 0, self._rows.values[slots, SEEN], -np.inf)
         busy = (slots >= 0) & (self._dirty[slots] | self._unpublished[slots] | (seen >= before))
         self._sweep.oldest = min(self._sweep.oldest, seen[busy].min(initial=np.inf))
-        self._forgotten.add(keys[~busy], partitions[~busy])
+        found = self._forgotten.add(keys[~busy], partitions[~busy])
         if self._sweep.done:
             self._on_disk = self._sweep.kept
             self._sweep_from = min(self._sweep.oldest, before + self._forget_ms)
             self._sweep = None
-        return looked, int(np.count_nonzero(~busy))
+        return looked, found
 
     @property
     def sweeping(self) -> bool:

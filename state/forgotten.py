@@ -27,12 +27,13 @@ class Forgotten:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def add(self, keys: Keys, partitions: Partitions) -> None:
-        """More of them. Those that are here already are left out."""
+    def add(self, keys: Keys, partitions: Partitions) -> int:
+        """More of them. Those that are here already are left out; returns how many are not."""
         fresh = ~self.has(keys)
         self.keys = np.concatenate([self.keys, keys[fresh]])
         self._partitions = np.concatenate([self._partitions, partitions[fresh]])
         self._told = np.concatenate([self._told, np.full(np.count_nonzero(fresh), _NEW)])
+        return int(np.count_nonzero(fresh))
 
     def has(self, keys: Keys) -> npt.NDArray[np.bool_]:
         """Which of ``keys`` are here."""
