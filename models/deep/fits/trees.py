@@ -20,8 +20,8 @@ MAX_ROUNDS = 1500
 PATIENCE = 50
 #: Rows that a leaf must have: this share of the log, within limits.
 LEAVES_OF_DATA, LEAST_LEAF, LARGEST_LEAF = 800, 20, 200
-#: Rows from which on several threads pay: half of the processors. Threads wait for each other by spinning; where
-#: other work ran, all of them took more than four times as long as one.
+#: Rows from which on several threads pay: half of the processors. Threads wait for each other by spinning;
+#: where other work ran, all of them took more than four times as long as one.
 MANY = 50_000
 #: Rows from which on each round sees a part of them only.
 LEAST_BAGGED = 100
