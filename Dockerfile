@@ -15,6 +15,8 @@ FROM python:3.11.13-slim-bookworm
 ENV PATH=/opt/surgeline/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     SURGELINE_HOME=/var/lib/surgeline
+# LightGBM trains the trunk of trees with OpenMP's library, which is not in the slim image.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 # The folders of the volumes exist with their owner, so that named volumes are made writable for it.
 RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin surgeline \
     && install -d -o surgeline -g surgeline /var/lib/surgeline /srv/surgeline

@@ -137,7 +137,12 @@ def train_from_samples(
     if not samples.clicked.any():
         raise TrainError(f"{log}: none of the {len(samples):,} impressions was clicked; nothing to learn")
     # Imported on demand: torch and LightGBM take seconds and hundreds of MB.
-    fitted: Fitted = importlib.import_module(f"models.deep.fits.{kind}").fit(samples, options)
+    try:
+        trainer = importlib.import_module(f"models.deep.fits.{kind}")
+    except (ImportError, OSError) as error:
+        # LightGBM's wheel wants the system's OpenMP, and says so as an OSError.
+        raise TrainError(f"what trains a trunk of kind {kind} cannot be loaded: {error}") from error
+    fitted: Fitted = trainer.fit(samples, options)
     times = np.asarray(samples.columns["event_time"])
     training = Training(
         log=log,

@@ -46,6 +46,9 @@ ID_DROPOUT = 0.3
 STEPS_PER_EPOCH, LEAST_BATCH, LARGEST_BATCH = 128, 64, 1024
 #: Validation runs this many times an epoch; training stops after ``PATIENCE`` runs without progress.
 CHECKS_PER_EPOCH, PATIENCE = 2, 6
+#: What is kept is trained as long as cost at most this share of what training gained: a schedule that is
+#: followed to its end gains more in its last steps than one of fewer checks can tell.
+NEAR = 0.01
 #: A hidden unit's standard deviation over its root mean square; below, it counts as constant.
 LEAST_SPREAD = 0.05
 
@@ -105,8 +108,8 @@ def fit(samples: Samples, options: Options) -> Fitted:
     """Deterministic for one seed and torch version; runs on one thread.
 
     The newest ``validation_share`` of the rows says how many steps are best, none among them, and, where
-    there are features, whether columns help beside them. The network that is kept is then trained that long on
-    all rows.
+    there are features, whether columns help beside them. The network that is kept is then trained that long
+    on all rows.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -186,8 +189,10 @@ class _Run:
         loss = nn.BCEWithLogitsLoss()
         check = _Check(self.encoder, valid) if valid is not None else None
         best, stale = copy.deepcopy(self.network.state_dict()), 0
+        losses: list[tuple[float, float]] = []
         if check is not None:
             self.best_loss = check(self.network)
+            losses.append((0.0, self.best_loss))
         self.network.train()
         order = torch.empty(0, dtype=torch.int64)
         for step in range(steps):
@@ -205,15 +210,18 @@ class _Run:
                 optimizer.step()
             if check is not None and (step + 1) % check_every == 0:
                 now = check(self.network)
+                losses.append(((step + 1) / steps, now))
                 if now < self.best_loss:
                     best, stale = copy.deepcopy(self.network.state_dict()), 0
-                    self.best_share, self.best_loss = (step + 1) / steps, now
+                    self.best_loss = now
                 else:
                     stale += 1
                 if stale >= PATIENCE:
                     break
         if check is not None:
             self.network.load_state_dict(best)
+            near = self.best_loss + NEAR * (losses[0][1] - self.best_loss)
+            self.best_share = max(share for share, found in losses if found <= near)
         self.network.eval()
         return self
 

@@ -49,8 +49,6 @@ class Network(nn.Module):
         self.activation = nn.LeakyReLU(SLOPE)
         self.register_buffer("center", torch.zeros(hidden_size))
         self.head = nn.Linear(hidden_size, 1)
-        # A head that begins at zero begins at the base rate, and no row begins with an odd score.
-        nn.init.zeros_(self.head.weight)
         nn.init.constant_(self.head.bias, float(torch.logit(torch.tensor(base_rate, dtype=torch.float64))))
 
     def hidden(self, index: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:

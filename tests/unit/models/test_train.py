@@ -3,6 +3,7 @@
 Required: a click counts within its window and before ``until``; every refusal says what is missing.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,16 @@ def test_train_writes_a_trunk_that_loads_and_reports_in_words(
     report = train_from_log(log, tmp_path / "again", hidden=4, epochs=1)
     assert report.trunk_hash == trunk.hash
     assert report.training.log == "log.parquet"
+
+
+def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LightGBM's wheel needs the system's libgomp, which slim images lack."""
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    monkeypatch.delitem(sys.modules, "models.deep.fits.trees", raising=False)
+    with pytest.raises(TrainError, match=r"trains a trunk of kind trees cannot be loaded: .*lightgbm"):
+        train_from_log(write(tmp_path, ROWS), tmp_path / "trunk", kind="trees")
+    with pytest.raises(TrainError, match="'forest'; there are network, trees"):
+        train_from_log(write(tmp_path, ROWS), tmp_path / "trunk", kind="forest")
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
