@@ -19,7 +19,7 @@ from features.events import Events, IntArray, order_reads
 from features.family import Family, Feature
 from features.hashing import Keys, hash_numbers
 from features.order import is_family, ordered, united
-from features.passes import Block, Pass
+from features.passes import Block, Pass, zero_for_unknown
 from features.rows import Slots, Values
 from features.scope import Scope
 
@@ -184,7 +184,7 @@ class Plan:
         if batch.wants("hour"):
             batch.keys["hour"] = hash_numbers(events.times // HOUR_MS % HOURS)
         batch.keys["everything"] = np.ones(len(events), dtype=np.uint64)
-        batch.known["place_from_1"] = np.nan_to_num(events.numbers["position"]) + 1.0
+        batch.known["place_from_1"] = zero_for_unknown(events.numbers["position"]) + 1.0
 
 
 def oldest(times: IntArray, forget_ms: int) -> IntArray:
