@@ -15,10 +15,10 @@ import pytest
 
 #: module.NAME -> its least value.
 SMALLEST: dict[str, float] = {
+    "features.rows.INITIAL_ROWS": 1,
     "models.deep.trunk.CACHE_LIMIT": 1,
     "replay.produce.BATCH_BYTES": 1,
     "replay.produce.IN_FLIGHT": 1,
-    "serving.feature_view._INITIAL_ROWS": 1,
     "serving.follower.CHUNK": 1,
     "state.republish.REPUBLISH_ROWS": 1,
     "state.memory.WORTH_BYTES": 1,
