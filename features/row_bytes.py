@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import SurgelineError
 from features.events import IntArray
 from features.hashing import Keys
 from features.rows import Values
@@ -23,7 +24,7 @@ _RESIDUE = 0x2144DF1C
 _LOWER = np.uint64(0xFFFFFFFF)
 
 
-class RowError(ValueError):
+class RowError(SurgelineError, ValueError):
     """Bytes that are no row of this width and key."""
 
 

@@ -120,8 +120,8 @@ class Trunk:
 
         ``columns``: ``user_id``, ``item_id``, ``category_id``, ``shop_id`` (strings), ``position`` (int),
         ``price`` (float), ``event_time`` (ms UTC), and ``context`` (dicts or None; may be absent). Only
-        those that the trunk's fields name are read. Unknown ids count as no id. ``features`` (n, q): real-time
-        features, for kinds of trunks that read them; this one does not.
+        those that the trunk's fields name are read. Unknown ids count as no id. ``features`` (n, q):
+        real-time features, for kinds of trunks that read them; this one does not.
         """
         if self.hidden_size == 0 or n == 0:
             return np.zeros((n, self.hidden_size), dtype=np.float32)
