@@ -1,4 +1,4 @@
-"""A side of the serving figure as a process: ``python -m bench._serving_sides SIDE PORT ITEMS USERS LISTS``."""
+"""A side of the serving figure, as a process that is told its port and sizes."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ SurgelineError
 │  └─ ConnectionSettingsError - clients.connection
 ├─ WeightsError (ValueError) - contracts.weights
 ├─ FeaturesError (ValueError) - features.errors
+├─ RowError (ValueError) - features.row_bytes
 ├─ TrunkError (ValueError) - models.deep.manifest
 ├─ LearnerStateError (ValueError) - models.online.codec
 ├─ TrainError (ValueError) - models.train

@@ -142,8 +142,7 @@ class Pass:
     @cached_property
     def places(self) -> FloatArray:
         """The impressions' places in their lists, from 0 on."""
-        places: FloatArray = np.nan_to_num(self.shown(self.number("position")))
-        return places
+        return zero_for_unknown(self.shown(self.number("position")))
 
     @cached_property
     def times(self) -> IntArray:
@@ -182,6 +181,12 @@ class Pass:
         """Actions whose impressions are in this batch, and those."""
         here = np.flatnonzero(self.events.origins >= 0)
         return here, self.events.origins[here]
+
+
+def zero_for_unknown(numbers: FloatArray) -> FloatArray:
+    """The numbers, with 0 for NaN."""
+    found: FloatArray = np.where(np.isnan(numbers), 0.0, numbers)
+    return found
 
 
 def empty_reads(batch: Pass, block: Block) -> FloatArray:

@@ -19,7 +19,7 @@ from features.events import Events, IntArray, order_reads
 from features.family import Family, Feature
 from features.hashing import Keys, hash_numbers
 from features.order import is_family, ordered, united
-from features.passes import Block, Pass
+from features.passes import Block, Pass, zero_for_unknown
 from features.rows import Slots, Values
 from features.scope import NUMBERS, Scope
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from contracts.errors import SurgelineError
 from features.checksums import crc32_rows
 from features.events import IntArray
 from features.hashing import Keys
@@ -21,7 +22,7 @@ TAIL, CHECKSUM = 12, 4
 _LOWER = np.uint64(0xFFFFFFFF)
 
 
-class RowError(ValueError):
+class RowError(SurgelineError, ValueError):
     """Bytes that are no row of this width and key."""
 
 

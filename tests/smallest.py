@@ -18,7 +18,6 @@ SMALLEST: dict[str, float] = {
     "features.rows.INITIAL_ROWS": 1,
     "replay.produce.BATCH_BYTES": 1,
     "replay.produce.IN_FLIGHT": 1,
-    "serving.feature_view._INITIAL_ROWS": 1,
     "serving.follower.CHUNK": 1,
     "state.disk_keys.MAX_BYTES": 1,
     "state.disk_keys.SMALLEST": 8,

@@ -52,6 +52,7 @@ COLUMNS = (
 MOST_OFFSET = 12
 #: Of an impression in whose list nothing was touched, or that was not touched itself.
 NO_OFFSET, NO_AGE, NO_RANK = 99, 40.0, 21.0
+_LOWER = np.uint64(0xFFFFFFFF)
 
 
 class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
@@ -89,12 +90,12 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         lists = batch.lists
         _compute(lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, out, offset)
         items = batch.shown(batch.keys["item_id"])
+        upper, lower = (items >> np.uint64(32)).astype(np.float64), (items & _LOWER).astype(np.float64)
         for column, (high, low) in (
             (1, (columns.HIGH, columns.LOW)),
             (2, (columns.HIGH_2, columns.LOW_2)),
         ):
-            joined = (session[:, high].astype(np.uint64) << np.uint64(32)) | session[:, low].astype(np.uint64)
-            out[column] = (items == joined) & (items != 0)
+            out[column] = (session[:, high] == upper) & (session[:, low] == lower) & (items != 0)
         self._provide(batch, count, last, out[3], offset)
         out[5:7] = np.log1p(out[5:7])
         out[7:] = _signed_log(out[7:])
@@ -108,16 +109,17 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         if batch.wants("touch_offset"):
             batch.provide("touch_offset", hash_numbers(offset))
         if batch.wants("touch_age"):
-            seconds = np.maximum(batch.times - last, 0.0) / 1000.0
-            age = np.where(count > 0, np.floor(np.log2(1.0 + seconds)), NO_AGE).astype(np.int64)
-            batch.provide("touch_age", hash_numbers(age))
+            age, known = np.full(len(count), NO_AGE), np.flatnonzero(count > 0)
+            seconds = np.maximum(batch.times[known] - last[known], 0.0) / 1000.0
+            age[known] = np.floor(np.log2(1.0 + seconds))
+            batch.provide("touch_age", hash_numbers(age.astype(np.int64)))
         if batch.wants("touches"):
             batch.provide("touches", hash_numbers(np.minimum(count, 4.0).astype(np.int64)))
         ranks = np.where(count > 0, np.rint(1.0 / np.maximum(rank, 0.05)), NO_RANK).astype(np.int64)
         if batch.wants("touch_rank"):
             batch.provide("touch_rank", hash_numbers(ranks))
         if batch.wants("touched"):
-            where = np.clip(batch.places, 0, 25).astype(np.int64)
+            where = np.minimum(np.maximum(batch.places, 0.0), 25.0).astype(np.int64)
             either = np.where(offset == NO_OFFSET, NO_OFFSET + 1 + where, offset)
             batch.provide("touched", cross([hash_numbers(either), hash_numbers(np.minimum(ranks, 4))]))
 
@@ -126,7 +128,7 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
 
 
 def _signed_log(x: FloatArray) -> FloatArray:
-    scaled: FloatArray = np.sign(x) * np.log1p(np.abs(x)) / 3.0
+    scaled: FloatArray = np.copysign(np.log1p(np.abs(x)), x) / 3.0
     return scaled
 
 

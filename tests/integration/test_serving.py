@@ -18,8 +18,13 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 import surgeline.local.broker as brokers
 from clients.connection import Connection
+from contracts.events import ACTIONS
 from contracts.scenario import Topics
-from contracts.weights import FeatureScheme, Watermarks, Weights, encode_weights
+from contracts.weights import Watermarks, Weights, encode_weights
+from features.declared import plan_from
+from features.hashing import hash_texts
+from features.row_bytes import pack
+from features.topic import OF_WORKER, row_names, row_prefix
 from models.deep.trunk import Trunk
 from models.online.posterior import Posterior, to_head
 from serving.feature_view import FeatureView
@@ -28,9 +33,9 @@ from serving.follower import Follower
 from serving.messages import Item, ScoreRequest
 from serving.scorer import Scorer
 from serving.server import create_app
-from state.formulas import COUNTS, TABLES, pack_row
 
-HALF_LIVES = [60.0, 600.0]
+PLAN = plan_from({"counts": [{"keys": ["item_id"], "half_lives_s": [60, 600]}]}, ACTIONS)
+TABLE = "item_id"
 NOW = 1_700_000_000_000
 SETTINGS = FeedSettings(
     check_s=0.5, answer_s=3.0, first_retry_s=0.1, last_retry_s=0.5, missing_s=0.1, max_records=700
@@ -40,7 +45,7 @@ Condition = Callable[[], bool]
 
 
 def new_scorer() -> Scorer:
-    return Scorer(Trunk.empty(), FeatureView(HALF_LIVES), 20.0)
+    return Scorer(Trunk.empty(), FeatureView(PLAN, forget_ms=3_600_000))
 
 
 def weights(version: int, source: str = "w0", **changes: Any) -> Weights:
@@ -56,9 +61,7 @@ def weights(version: int, source: str = "w0", **changes: Any) -> Weights:
         "parent": version - 1,
         "trunk_hash": "none",
         "feature_names": names,
-        "feature_scheme": FeatureScheme(
-            tables=list(TABLES), counts=list(COUNTS), half_lives_s=HALF_LIVES, smoothing=20.0
-        ),
+        "features_hash": PLAN.hash,
         "heads": {"ctr": to_head(Posterior(mean, np.diag(2 * prior), np.zeros(p), prior))},
         "watermarks": Watermarks(features=NOW, labels=NOW),
         "created_at": NOW,
@@ -68,10 +71,11 @@ def weights(version: int, source: str = "w0", **changes: Any) -> Weights:
     return Weights(**(fields | changes))
 
 
-def row(impressions: float, clicks: float) -> bytes:
-    counts = np.zeros((len(COUNTS), len(HALF_LIVES)))
-    counts[0], counts[1] = impressions, clicks
-    return pack_row(NOW, counts)
+def row(item: str, impressions: float, clicks: float, worker: str = "w0") -> tuple[bytes, bytes]:
+    """What a worker publishes of an item: newest event, landmark, newest counted, clicks, impressions."""
+    numbers = np.array([[NOW, NOW, NOW, clicks, clicks, impressions, impressions]])
+    keys = hash_texts([item])
+    return row_names(row_prefix(OF_WORKER, worker, TABLE), keys)[0], pack(keys, numbers, NOW)[0]
 
 
 class Log:
@@ -140,19 +144,19 @@ async def test_serving_starts_from_the_topics_alone(log: Log) -> None:
     Ready means that everything that stood in the topics counts: no score before it is from an older
     version or without a feature row.
     """
-    rows = [(f"w{i % 2}/item/{i}".encode(), row(100.0 + i, i % 7)) for i in range(3000)]
+    rows = [row(str(i), 100.0 + i, i % 7, f"w{i % 2}") for i in range(3000)]
     early, late = new_scorer(), new_scorer()
     async with following(early, log) as follower:
         await asyncio.wait_for(follower.wait_ready(), 30)
-        both = ((b"w0/item/a", row(50.0, 9.0)), (b"w1/item/a", row(9.0, 1.0)))
+        both = row("a", 50.0, 9.0), row("a", 9.0, 1.0, "w1")
         await log.write(log.topics.features, *rows, *both)
         await log.publish(*(weights(v) for v in range(1, 40)), weights(3, "w1"), weights(4, "w1"))
         await until(lambda: early.snapshot.version == 43, "the last versions serve")
-        await until(lambda: early.view.rows()["item"] == 3002, "all rows are there")
+        await until(lambda: early.view.rows()[TABLE] == 3001, "all rows are there")
     async with following(late, log) as follower:
         await asyncio.wait_for(follower.wait_ready(), 30)
         assert late.snapshot.versions == {"w0": 39, "w1": 4}
-        assert late.view.rows() == {"item": 3002, "user": 0, "category": 0, "position": 0, "global": 0}
+        assert late.view.rows() == {TABLE: 3001, "everything": 0}
         assert [feed.lag for feed in follower.feeds] == [0, 0]
     assert late.score(REQUEST).scores == early.score(REQUEST).scores
     assert not late.refused and not late.view.refused
@@ -170,11 +174,11 @@ async def test_a_newer_version_swaps_in(log: Log) -> None:
         second = scorer.score(REQUEST)
         assert (first.stamp.version, second.stamp.version) == (1, 2)
         assert second.scores[0] < first.scores[0]
-        await log.write(log.topics.features, (b"w0/item/a", row(100.0, 50.0)))
-        await until(lambda: scorer.view.rows()["item"] == 1, "the row is there")
+        await log.write(log.topics.features, row("a", 100.0, 50.0))
+        await until(lambda: scorer.view.rows()[TABLE] == 1, "the row is there")
         assert scorer.score(REQUEST).scores[0] > second.scores[0]
-        await log.write(log.topics.features, (b"w0/item/a", None))
-        await until(lambda: scorer.view.rows()["item"] == 0, "the row is gone")
+        await log.write(log.topics.features, (row("a", 0, 0)[0], None))
+        await until(lambda: scorer.view.rows()[TABLE] == 0, "the row is gone")
         assert scorer.score(REQUEST).scores == second.scores
 
 
@@ -193,12 +197,12 @@ async def test_garbage_is_counted_and_the_old_weights_serve(log: Log) -> None:
             (b"ctr/w0", encode_weights(weights(9, trunk_hash="other"))),
             (b"ctr/w0", encode_weights(weights(4))),
         )
-        bad = ((b"nonsense", b"x"), (b"\xff/item/a", None), (b"w0/item/a", b"x"))
-        await log.write(log.topics.features, *bad, (b"w0/item/b", row(9, 1)))
+        bad = ((b"nonsense", b"x"), (b"\xff/item/a", None), (row("a", 0, 0)[0], b"x"))
+        await log.write(log.topics.features, *bad, row("b", 9, 1))
         await until(lambda: sum(scorer.refused.values()) == 5, "all five are refused")
-        await until(lambda: scorer.view.rows()["item"] == 1, "the good row is taken")
+        await until(lambda: scorer.view.rows()[TABLE] == 1, "the good row is taken")
         assert scorer.refused == {"undecodable": 2, "key": 1, "trunk_hash": 1, "stale": 1}
-        assert scorer.view.refused == {"key": 2, "length": 1}
+        assert scorer.view.refused == {"key": 2, "row": 1}
         assert scorer.score(REQUEST).stamp.sources == before.stamp.sources == {"w0": 5}
         await log.publish(weights(6))
         await until(lambda: scorer.snapshot.version == 6, "what follows is served")
@@ -254,10 +258,10 @@ async def test_an_outage_is_survived(
         with brokers.Broker(broker_kind, port, tmp_path):
             await log.create()
             await log.publish(*(weights(v) for v in range(1, 8)))
-            await log.write(log.topics.features, (b"w0/item/a", row(100.0, 30.0)))
+            await log.write(log.topics.features, row("a", 100.0, 30.0))
             await asyncio.wait_for(follower.wait_ready(), 30)
             await until(lambda: scorer.snapshot.version == 7, "the weights serve")
-            await until(lambda: scorer.view.rows()["item"] == 1, "the row is there")
+            await until(lambda: scorer.view.rows()[TABLE] == 1, "the row is there")
         before = scorer.score(REQUEST)
         await until(lambda: not any(feed.connected for feed in follower.feeds), "the outage is noticed")
         cut_off = scorer.score(REQUEST)
@@ -269,5 +273,5 @@ async def test_an_outage_is_survived(
             await log.publish(weights(8))
             await until(lambda: scorer.snapshot.version == 8, "the next version serves", 60)
             await until(lambda: all(feed.connected for feed in follower.feeds), "it says so", 60)
-            assert scorer.view.rows()["item"] == 1
+            assert scorer.view.rows()[TABLE] == 1
             assert not scorer.refused or broker_kind == "embedded"

@@ -10,7 +10,6 @@ import pytest
 from contracts.scenario import (
     DEFAULT_BOOTSTRAP,
     RIVER_LEARNERS,
-    Features,
     Scenario,
     ScenarioError,
     Times,
@@ -42,7 +41,7 @@ def test_everything_has_a_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     scenario = Scenario()
     assert scenario.topics.impressions == "surgeline-impressions"
     assert scenario.times.tick_s == 1.0
-    assert scenario.features.half_lives_s == [60.0, 600.0, 3600.0]
+    assert scenario.features == {}
 
 
 def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
@@ -50,7 +49,7 @@ def test_a_file_changes_what_it_names_and_nothing_else(tmp_path: Path) -> None:
     assert scenario.name == "eleven"
     assert scenario.times == msgspec.structs.replace(Times(), label_window_s=30.0)
     assert scenario.topics.partitions == 8
-    assert scenario.features == Features()
+    assert scenario.features == {}
 
 
 def test_the_environment_names_a_file_and_an_argument_wins(
@@ -134,12 +133,8 @@ def test_an_empty_worker_id_is_the_default(given: str, used: str, monkeypatch: p
         ('[times]\nidle_s = "long"', "$.times.idle_s", "`float`"),
         ("[times]\nmax_future_s = 1e9", "$.times.max_future_s", "<= 864000"),
         ("[times]\ntick_s = nan", "$.times.tick_s", ">= 0.1"),
-        ("[features]\nhalf_lives_s = []", "$.features.half_lives_s", "length >= 1"),
-        ("[features]\nhalf_lives_s = [60, 0]", "$.features.half_lives_s", "> 0"),
-        ("[features]\nhalf_lives_s = 60", "$.features.half_lives_s", "`array`"),
-        ("[features]\nhalf_lives_s = [1,2,3,4,5,6,7,8,9]", "$.features.half_lives_s", "length <= 8"),
-        ("[features]\nsmoothing = 0", "$.features.smoothing", "> 0"),
-        ("[features]\ncached_rows = 10", "$.features.cached_rows", ">= 1000"),
+        ("[state]\ncached_rows = 10", "$.state.cached_rows", ">= 1000"),
+        ("[state]\nforget_s = 0", "$.state.forget_s", "> 0"),
         ("[learners]\nprior_precision = 0", "$.learners.prior_precision", "> 0"),
         ("[learners]\nfeature_prior_precision = 1e10", "$.learners.feature_prior_precision", "<= 1000000000"),
         ("[learners]\nhalf_life_s = 0", "$.learners.half_life_s", "> 0"),
@@ -164,7 +159,7 @@ def test_a_wrong_value_is_refused_with_its_field_and_what_is_allowed(
         ("label_window_s = 5", "label_window_s"),
         ("[times]\nlable_window_s = 5", "lable_window_s"),
         ("[topics]\nclicks = 'x'", "clicks"),
-        ("[features]\nhalf_lives = [1]", "half_lives"),
+        ("[state]\ncached = 1", "cached"),
         ("[learners]\nrate = 1", "rate"),
     ],
 )
@@ -208,23 +203,16 @@ def test_topics_must_differ(tmp_path: Path, text: str) -> None:
     assert "must be six different topics" in refused(tmp_path, f"[topics]\n{text}")
 
 
-@pytest.mark.parametrize("values", ["60, 60", "100000.01, 100000.02"])
-def test_half_lives_must_differ_also_in_their_names(tmp_path: Path, values: str) -> None:
-    assert "features.half_lives_s must not repeat" in refused(
-        tmp_path, f"[features]\nhalf_lives_s = [{values}]"
-    )
+def test_a_half_life_far_below_a_tick_is_refused(tmp_path: Path) -> None:
+    """Within one tick evidence would fade to nothing but rounding errors."""
+    said = refused(tmp_path, "[learners]\nhalf_life_s = 0.001")
+    assert "learners.half_life_s (0.001) must be at least a tenth of times.tick_s" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("[times]\ntick_s = 60\n[features]\nhalf_lives_s = [600, 5]", "features.half_lives_s (5)"),
-        ("[learners]\nhalf_life_s = 0.001", "learners.half_life_s (0.001)"),
-    ],
-)
-def test_a_half_life_far_below_a_tick_is_refused(tmp_path: Path, text: str, says: str) -> None:
-    """Within one tick counts would fade to nothing but rounding errors."""
-    assert f"{says} must be at least a tenth of times.tick_s" in refused(tmp_path, text)
+def test_features_are_whatever_families_there_are(tmp_path: Path) -> None:
+    """Which there are, and what they may say, is checked where they are: a family needs no change here."""
+    scenario = load(tmp_path, '[[features.counts]]\nkeys = ["item_id"]\n')
+    assert scenario.features == {"counts": [{"keys": ["item_id"]}]}
 
 
 def test_the_river_learners_of_a_scenario_are_those_that_there_are() -> None:

@@ -7,6 +7,7 @@ Required: what a dictionary says, whatever the order, also after the arrays were
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,6 +43,7 @@ def test_what_is_left_is_what_a_dictionary_has(script: list[tuple[bool, list[int
     assert rows.find(np.array([5, 0], dtype=np.uint64)).tolist() == [NO_ROW, NO_ROW]
 
 
+@pytest.mark.ordinary_sizes
 def test_a_table_that_others_pass_through_does_not_grow() -> None:
     """As many rows as there were at once, and no search gets longer: a place that was left is free again."""
     rows = Rows(1)

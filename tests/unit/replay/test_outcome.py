@@ -18,7 +18,7 @@ import pytest
 
 from clients.connection import connection
 from contracts.scenario import Times
-from contracts.weights import FeatureScheme, Head, Watermarks, Weights, encode_weights
+from contracts.weights import Head, Watermarks, Weights, encode_weights
 from replay.outcome import Outcome, follow, in_words, older_than_done
 from replay.workers import TAIL, WorkerReport, _take, newest, running
 
@@ -176,7 +176,7 @@ def test_reports_are_read_off_real_weights_of_any_release() -> None:
         parent=2,
         trunk_hash="none",
         feature_names=["bias"],
-        feature_scheme=FeatureScheme(tables=[], counts=[], half_lives_s=[1.0], smoothing=1.0),
+        features_hash="",
         heads={"ctr": head},
         watermarks=Watermarks(features=T0, labels=T0 - 5),
         created_at=T0,
