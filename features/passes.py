@@ -82,10 +82,11 @@ class Sequence(NamedTuple):
 class Pass:
     """One batch on its way through a plan.
 
-    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression.
+    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression; forgotten when
+    the last family has read it.
     ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
     ``keys[name]`` (events,): key columns, those that families have worked out among them.
-    ``columns[name]`` (impressions,): features that are worked out already, before they are bounded.
+    ``columns[name]`` (impressions,): features that another family reads, before they are bounded.
     ``sequences[key]`` and ``crossings[name]``: what the families of these names work out.
     ``memo``: what families share, by a key of theirs. ``united``: the blocks that run for others.
     ``wanted``: key columns that something asks for, or ``None`` where that is not known.

@@ -50,8 +50,10 @@ COLUMNS = (
     ("to_next", -2.0, 2.0),
 )
 MOST_OFFSET = 12
+#: log(1 + k): the largest place is 32,767, and a walk may lead twice as far beside it.
+_LOGS = np.log1p(np.arange(4 * 32_768))
 #: Of an impression in whose list nothing was touched, or that was not touched itself.
-NO_OFFSET, NO_AGE, NO_RANK = 99, 40.0, 21.0
+NO_OFFSET, NO_AGE, NO_RANK = 99, 40, 21
 
 
 class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
@@ -87,7 +89,9 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         out = np.full((len(COLUMNS), batch.impressions), np.nan)
         offset = np.full(batch.impressions, NO_OFFSET, dtype=np.int64)
         lists = batch.lists
-        _compute(lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, out, offset)
+        _compute(
+            lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, _LOGS, out, offset
+        )  # fmt: skip
         items = batch.shown(batch.keys["item_id"])
         for column, (high, low) in (
             (1, (columns.HIGH, columns.LOW)),
@@ -96,8 +100,6 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
             joined = (session[:, high].astype(np.uint64) << np.uint64(32)) | session[:, low].astype(np.uint64)
             out[column] = (items == joined) & (items != 0)
         self._provide(batch, count, last, out[3], offset)
-        out[5:7] = np.log1p(out[5:7])
-        out[7:] = _signed_log(out[7:])
         return list(out)
 
     @staticmethod
@@ -105,33 +107,42 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         batch: Pass, count: FloatArray, last: FloatArray, rank: FloatArray, offset: npt.NDArray[np.int64]
     ) -> None:
         """Work out the key columns that something asks for."""
+        # Most impressions were never touched: all but these have the neutral value.
+        seen = np.flatnonzero(count > 0)
+
+        def of_touched(values: FloatArray, else_: int) -> npt.NDArray[np.int64]:
+            column = np.full(len(count), else_, dtype=np.int64)
+            column[seen] = values
+            return column
+
         if batch.wants("touch_offset"):
             batch.provide("touch_offset", hash_numbers(offset))
         if batch.wants("touch_age"):
-            seconds = np.maximum(batch.times - last, 0.0) / 1000.0
-            age = np.where(count > 0, np.floor(np.log2(1.0 + seconds)), NO_AGE).astype(np.int64)
-            batch.provide("touch_age", hash_numbers(age))
+            seconds = np.maximum(batch.times[seen] - last[seen], 0.0) / 1000.0
+            batch.provide("touch_age", hash_numbers(of_touched(np.floor(np.log2(1.0 + seconds)), NO_AGE)))
         if batch.wants("touches"):
-            batch.provide("touches", hash_numbers(np.minimum(count, 4.0).astype(np.int64)))
-        ranks = np.where(count > 0, np.rint(1.0 / np.maximum(rank, 0.05)), NO_RANK).astype(np.int64)
+            batch.provide("touches", hash_numbers(of_touched(np.minimum(count[seen], 4.0), 0)))
+        ranks = of_touched(np.rint(1.0 / np.maximum(rank[seen], 0.05)), NO_RANK)
         if batch.wants("touch_rank"):
             batch.provide("touch_rank", hash_numbers(ranks))
         if batch.wants("touched"):
-            where = np.clip(batch.places, 0, 25).astype(np.int64)
-            either = np.where(offset == NO_OFFSET, NO_OFFSET + 1 + where, offset)
+            where = NO_OFFSET + 1 + np.minimum(batch.places, 25.0).astype(np.int64)
+            either = np.where(offset == NO_OFFSET, where, offset)
             batch.provide("touched", cross([hash_numbers(either), hash_numbers(np.minimum(ranks, 4))]))
 
     def _rows(self, scope: Scope) -> Block:
         return recency_rows(scope, ("user_id", "item_id"), (ANY, self.clicks))
 
 
-def _signed_log(x: FloatArray) -> FloatArray:
-    scaled: FloatArray = np.sign(x) * np.log1p(np.abs(x)) / 3.0
-    return scaled
+@kernel
+def _signed_log(x, logs):  # type: ignore[no-untyped-def]
+    # Places are whole numbers; what a producer may write at most is in the contract.
+    near = min(int(abs(x)), len(logs) - 1)
+    return logs[near] / 3.0 if x >= 0.0 else -logs[near] / 3.0
 
 
 @kernel
-def _compute(order, starts, places, count, last, step, clicked, out, offset):  # type: ignore[no-untyped-def]
+def _compute(order, starts, places, count, last, step, clicked, logs, out, offset):  # type: ignore[no-untyped-def]
     for k in range(len(starts) - 1):
         begin, end = starts[k], starts[k + 1]
         touched, newest, before, click = 0, -1, -1, -1
@@ -157,8 +168,8 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
             out[0, a] = 1.0 if count[a] > 0.0 else 0.0
             out[3, a] = 0.0
             out[4, a] = 0.0
-            out[5, a] = float(touched)
-            out[6, a] = float(above)
+            out[5, a] = logs[touched]
+            out[6, a] = logs[above]
             if count[a] > 0.0:
                 above += 1
                 newer, more = 1, 1
@@ -172,11 +183,11 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
                 out[4, a] = 1.0 / more
             if newest >= 0:
                 away = places[a] - places[newest]
-                out[7, a] = away
+                out[7, a] = _signed_log(away, logs)
                 offset[a] = int(min(max(away, -12.0), 12.0))
-                out[9, a] = places[a] - places[highest]
-                out[10, a] = places[a] - places[lowest]
+                out[9, a] = _signed_log(places[a] - places[highest], logs)
+                out[10, a] = _signed_log(places[a] - places[lowest], logs)
             if click >= 0:
-                out[8, a] = places[a] - places[click]
+                out[8, a] = _signed_log(places[a] - places[click], logs)
             if before >= 0:
-                out[11, a] = places[a] - (2.0 * places[newest] - places[before])
+                out[11, a] = _signed_log(places[a] - (2.0 * places[newest] - places[before]), logs)

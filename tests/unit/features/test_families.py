@@ -99,6 +99,7 @@ def plan_of(name: str, derived: bool = True) -> Plan:
 def _rows_grow() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("features.rows.INITIAL_ROWS", 1)
+        patch.setattr("features.families.listed.SHORT", 2)
         yield
 
 
