@@ -138,9 +138,9 @@ class Pass:
 
     @cached_property
     def places(self) -> FloatArray:
-        """The impressions' places in their lists, from 0 on."""
-        places: FloatArray = np.nan_to_num(self.shown(self.number("position")))
-        return places
+        """The impressions' places in their lists, from 0 on; 0 where it is unknown."""
+        places = self.shown(self.number("position"))
+        return np.where(np.isnan(places), 0.0, places)
 
     @cached_property
     def times(self) -> IntArray:
