@@ -24,11 +24,11 @@ from bench._registry import Result
 from features.families.counts import Counts
 from features.hashing import Keys, hash_numbers
 from features.plan import SEEN, Plan
+from features.row_bytes import pack
 from features.scope import Scope, kinds_of
 from state.feature_rows import FeatureRows
 from state.keys import ROWS
 from state.memory import FreedMemory
-from features.row_bytes import pack
 from state.row_keys import row_keys
 from state.store import Batch, Store
 

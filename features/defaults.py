@@ -26,7 +26,6 @@ DEFAULT: dict[str, list[dict[str, Any]]] = {
         {"keys": ["position"], "half_lives_s": [600, 86_400], "volumes": []},
         {"keys": ["item_id", "position"], "half_lives_s": [86_400], "volumes": [], "parent": ["item_id"]},
         {"keys": ["touched"], "half_lives_s": [604_800], "volumes": []},
-        {"keys": ["touch_offset", "touch_age", "touches"], "half_lives_s": [604_800], "volumes": []},
     ],
     "session": [{}],
     "touched": [{}],
@@ -34,6 +33,6 @@ DEFAULT: dict[str, list[dict[str, Any]]] = {
         {"keys": ["user_id", "item_id"], "of": ["any", "click"], "as": ["seconds", "steps", "faded"]},
     ],
     "price": [{}],
-    "place": [{}],
+    "place": [{"as": []}],
     "list": [{"of": "price"}],
 }

@@ -28,11 +28,11 @@ class Events(msgspec.Struct):
 
     ``kinds`` (n,) int16: ``IMPRESSION``, an action's or a behaviour's number, or -1 for a kind that nothing
     asks for. ``times`` (n,) ms. ``keys[column]`` (n,) uint64, 0 where the event has none: an action has those
-    of its impression. ``numbers[column]`` (n,) float64, NaN where unknown: an
-    action has the position of its impression. ``lists`` (n,): the number of an
-    impression's list, -1 for what is no impression; lists are numbered from 0 in the order of their first
-    impression. ``origins`` (n,): the number of the event that shows an action's impression, where it is in
-    this batch, else -1.
+    of its impression. ``numbers[column]`` (n,) float64, every one of ``features.scope.NUMBERS``, NaN where
+    unknown: an action has the position of its impression. ``lists`` (n,): the number of an impression's list,
+    -1 for what is no impression; lists are numbered from 0 in the order of their first impression, and a list
+    lies in one batch whole. ``origins`` (n,): the number of the event that shows an action's impression,
+    where it is in this batch, else -1.
     """
 
     kinds: npt.NDArray[np.int16]

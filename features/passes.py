@@ -85,10 +85,11 @@ class Sequence(NamedTuple):
 class Pass:
     """One batch on its way through a plan.
 
-    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression.
+    ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression; forgotten when
+    the last family has read it.
     ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
     ``keys[name]`` (events,): key columns, those that families have worked out among them.
-    ``columns[name]`` (impressions,): features that are worked out already, before they are bounded.
+    ``columns[name]`` (impressions,): features that another family reads, before they are bounded.
     ``sequences[key]`` and ``crossings[name]``: what the families of these names work out.
     ``memo``: what families share, by a key of theirs. ``united``: the blocks that run for others.
     ``wanted``: key columns that something asks for, or ``None`` where that is not known.
@@ -110,7 +111,6 @@ class Pass:
         self.sequences: dict[str, Sequence] = {}
         self.crossings: dict[str, Keys] = {}
         self.memo: dict[Any, Any] = {}
-        self._only_shown = len(reads.shown) == len(events)
         self._united = {} if united is None else united
         self._wanted = wanted
 
@@ -135,14 +135,15 @@ class Pass:
         return cross([self.keys[column] for column in columns])
 
     def shown(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The impressions' part of a column of events; the column itself where there is nothing else."""
-        part: npt.NDArray[Any] = values if self._only_shown else values[self.reads.shown]
+        """The impressions' part of a column of events."""
+        part: npt.NDArray[Any] = values[self.reads.shown]
         return part
 
     @cached_property
     def places(self) -> FloatArray:
-        """The impressions' places in their lists, from 0 on."""
-        return zero_for_unknown(self.shown(self.number("position")))
+        """The impressions' places in their lists, from 0 on; 0 where it is unknown."""
+        places = self.shown(self.number("position"))
+        return np.where(np.isnan(places), 0.0, places)
 
     @cached_property
     def times(self) -> IntArray:
@@ -165,9 +166,6 @@ class Pass:
 
     def provide(self, name: str, shown: Keys) -> None:
         """Give the impressions' values of a key column; an action has that of its impression."""
-        if self._only_shown:
-            self.keys[name] = shown
-            return
         column = self.keys.get(name)
         column = np.zeros(len(self.events), dtype=np.uint64) if column is None else column.copy()
         column[self.reads.shown] = shown
@@ -181,12 +179,6 @@ class Pass:
         """Actions whose impressions are in this batch, and those."""
         here = np.flatnonzero(self.events.origins >= 0)
         return here, self.events.origins[here]
-
-
-def zero_for_unknown(numbers: FloatArray) -> FloatArray:
-    """The numbers, with 0 for NaN."""
-    found: FloatArray = np.where(np.isnan(numbers), 0.0, numbers)
-    return found
 
 
 def empty_reads(batch: Pass, block: Block) -> FloatArray:

@@ -19,7 +19,7 @@ from features.events import Events, IntArray, order_reads
 from features.family import Family, Feature
 from features.hashing import Keys, hash_numbers
 from features.order import is_family, ordered, united
-from features.passes import Block, Pass, zero_for_unknown
+from features.passes import Block, Pass
 from features.rows import Slots, Values
 from features.scope import NUMBERS, Scope
 
@@ -112,7 +112,23 @@ class Plan:
         self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
         self._neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
-        self._columns = {feature.name: column for column, feature in enumerate(self.features)}
+        names = self.names
+        self._columns = {family: names.index(of[0]) if of else 0 for family, of in self._named.items()}
+        self._read = {
+            names.index(name)
+            for family in self.families
+            for name in getattr(family, "reads_columns", lambda _: ())(scope)
+        }
+        #: What a family is the last to read. Memory that is used again stays in the processor's cache.
+        last = {
+            self._united.get(block, block): step
+            for step in self._steps
+            if is_family(step)
+            for block in step.blocks(scope)
+        }
+        self._last: dict[Family, list[Block]] = {family: [] for family in self.families}
+        for block, reader in last.items():
+            self._last[reader].append(block)
 
     @property
     def names(self) -> list[str]:
@@ -139,9 +155,13 @@ class Plan:
         with np.errstate(all="ignore"):
             for step in self._steps:
                 if is_family(step):
-                    for name, values in zip(self._named[step], step.compute(batch, self.scope), strict=True):
-                        batch.columns[name] = values
-                        columns[self._columns[name]] = values
+                    first = self._columns[step]
+                    for column, values in enumerate(step.compute(batch, self.scope), start=first):
+                        columns[column] = values
+                        if column in self._read:
+                            batch.columns[self.features[column].name] = values
+                    for block in self._last[step]:
+                        del batch.raw[block]
                 else:
                     self._run(step, batch, tables, slots, update)
         out = np.empty((batch.impressions, len(self.features)), dtype=np.float32)
@@ -238,15 +258,16 @@ def _see(values, slots, newest):  # type: ignore[no-untyped-def]
 
 @kernel
 def _bound(columns, low, high, neutral, out):  # type: ignore[no-untyped-def]
-    # A few impressions at a time, so that what is read and what is written stay near.
-    for begin in range(0, out.shape[0], 16):
+    # Some impressions at a time, so that what is read and what is written stay near.
+    for begin in range(0, out.shape[0], 64):
+        end = min(begin + 64, out.shape[0])
         for k in range(out.shape[1]):
-            for i in range(begin, min(begin + 16, out.shape[0])):
+            least, most, unknown = low[k], high[k], neutral[k]
+            for i in range(begin, end):
                 x = columns[k, i]
-                if x != x:
-                    x = neutral[k]
-                elif x < low[k]:
-                    x = low[k]
-                elif x > high[k]:
-                    x = high[k]
-                out[i, k] = x
+                y = least if x < least else x
+                y = most if y > most else y
+                columns[k, i] = y if x == x else unknown
+        for i in range(begin, end):
+            for k in range(out.shape[1]):
+                out[i, k] = columns[k, i]

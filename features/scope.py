@@ -36,7 +36,9 @@ class Scope(msgspec.Struct, frozen=True, cache_hash=True):
     derived: frozenset[str] = frozenset()
 
     def number(self, kind: str) -> int:
-        """The number of a kind. Raises ``FeaturesError`` for an empty name."""
+        """The number of a kind. Raises ``FeaturesError`` where there is none."""
+        if kind not in self.kinds:
+            raise FeaturesError(f"no kind of events {kind!r}; there are {', '.join(self.kinds)}")
         return self.kinds.index(kind)
 
     def numbers(self, kind: str) -> tuple[int, ...]:

@@ -87,6 +87,7 @@ class Engine:
             river=learners.river,
             river_samples_per_tick=learners.river_samples_per_tick,
         )
+        trunk.check_features(self.plan.names, self.plan.hash)
         self._logged = Logged(self.plan.features)
         self.item_names = ItemNames()
         self._item_column = self.plan.remembered.index("item_id")
@@ -298,7 +299,7 @@ class Engine:
                 shown.keys[batch.shown, column] = seen.shown(seen.keys[name])
         self.totals.logged_refused += self._logged.override(events, snapshot)
         hidden = self.trunk.hidden(trunk_columns(events, times), len(ids), snapshot)
-        inputs = self.panel.assemble(hidden, snapshot)
+        inputs = self.panel.assemble(hidden, self.trunk.normalise(snapshot))
         if self.predict_observer is not None:
             self.predict_observer(tick, inputs)
         self.join.attach_payload(inputs, self.panel.predict(inputs))

@@ -7,23 +7,20 @@ and when its label closed. So a trunk is trained on exactly what it will be give
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from state.joins.join import Closed
 
 from contracts.scenario import Scenario
 from features.hashing import hash_texts
 from models.deep.fields import CONTEXT, Columns
 from models.deep.samples import Samples
 from models.deep.trunk import Float32Array, Trunk
-from stream.engine import Engine
+from state.joins.join import Closed
 from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport
 
 _Arrays = dict[str, npt.NDArray[Any]]
@@ -43,8 +40,9 @@ class Collector:
 
     def observe(self, tick: int, closed: Closed) -> None:
         """Samples whose label closed."""
-        for segment in closed.segments:
-            self._columns.append(self.trunk.seen.pop(segment.tick))
+        # Samples close by whole ticks, so each tick stands in one piece.
+        for at in closed.ticks[np.flatnonzero(np.diff(closed.ticks, prepend=-1))].tolist():
+            self._columns.append(self.trunk.seen.pop(at))
         # Without the bias.
         self._inputs.append(closed.inputs[:, 1:])
         self._labels.append(closed.labels)
@@ -94,14 +92,7 @@ def collect(frames: Iterable[pl.DataFrame], scenario: Scenario) -> tuple[Samples
             for frame in frames:
                 rehearsal.feed(frame)
             rehearsal.finish()
-            return collector.samples(*declared(engine)), rehearsal.report()
-
-
-def declared(engine: Engine) -> tuple[list[str], str]:
-    """The names of an engine's features, and the hash of all that decides what they mean."""
-    names = list(engine.features.names)
-    meaning = repr((names, msgspec.to_builtins(engine.scenario.features)))
-    return names, hashlib.sha256(meaning.encode()).hexdigest()
+            return collector.samples(engine.plan.names, engine.plan.hash), rehearsal.report()
 
 
 def compact(columns: Columns) -> _Arrays:

@@ -15,6 +15,7 @@ import pytest
 
 #: module.NAME -> its least value.
 SMALLEST: dict[str, float] = {
+    "features.families.listed.SHORT": 1,
     "features.rows.INITIAL_ROWS": 1,
     "replay.produce.BATCH_BYTES": 1,
     "replay.produce.IN_FLIGHT": 1,

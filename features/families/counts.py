@@ -124,7 +124,7 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
         if self.rates:
             columns = len(self.rates) * len(self.half_lives_s)
             base: FloatArray = np.empty((columns, batch.impressions))
-            base[:] = np.repeat([_base(rate) for rate in self.rates], len(self.half_lives_s))[:, None]
+            base[:] = _bases(self)[:, None]
             found = base
             for block in reversed(blocks):
                 base, found = found, self._smoothed(batch, block, found, scope)
@@ -152,11 +152,8 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
             known: FloatArray = batch.memo[shared]
             return known
         ran, raw = batch.read(block)
-        above = _columns(ran, tuple(r.split("/")[0] for r in self.rates), self.half_lives_s, scope)
-        below = _columns(ran, tuple(r.split("/")[1] for r in self.rates), self.half_lives_s, scope)
-        smoothing = self.smoothing if self.smoothing is not None else scope.smoothing
-        weight = np.repeat([_worth(rate) for rate in self.rates], len(self.half_lives_s))
-        weight *= BASE_WEIGHT if everything else smoothing
+        above, below = _sides(ran, self, scope)
+        weight = _worth(self, BASE_WEIGHT if everything else self.smoothing or scope.smoothing)
         out = np.empty_like(base)
         _smooth(raw, above, below, base, weight, out)
         if everything:
@@ -188,14 +185,11 @@ def quantity(name: str, scope: Scope) -> Quantity:
     return Quantity(scope.numbers(kind), WEIGHTS.get(weight, ""))
 
 
-def _base(rate: str) -> float:
-    """What is assumed before anything was seen: of clicks over expected ones, as many."""
-    return 1.0 if weighted(rate.split("/")[1])[1] == "expected" else BASE_RATE
-
-
-def _worth(rate: str) -> float:
-    """An impression in the unit below the line: expected clicks are as many as it has on the mean."""
-    return BASE_RATE if weighted(rate.split("/")[1])[1] == "expected" else 1.0
+@lru_cache(maxsize=4096)
+def _sides(ran: CountRows, family: Counts, scope: Scope) -> tuple[npt.NDArray[np.int64], ...]:
+    """Where what stands above and below each rate's line is read."""
+    sides = ([rate.split("/")[side] for rate in family.rates] for side in range(2))
+    return tuple(_columns(ran, tuple(side), family.half_lives_s, scope) for side in sides)
 
 
 @lru_cache(maxsize=4096)
@@ -204,6 +198,20 @@ def _columns(
 ) -> npt.NDArray[np.int64]:
     """Where kinds, each at all half-lives, are read."""
     return ran.columns((quantity(kind, scope), float(h)) for kind in kinds for h in half_lives_s)
+
+
+@lru_cache(maxsize=1024)
+def _bases(family: Counts) -> FloatArray:
+    """What is assumed of each rate before anything was seen: of clicks over expected ones, as many."""
+    bases = [1.0 if weighted(r.split("/")[1])[1] == "expected" else BASE_RATE for r in family.rates]
+    return np.repeat(bases, len(family.half_lives_s))
+
+
+@lru_cache(maxsize=4096)
+def _worth(family: Counts, impressions: float) -> FloatArray:
+    """So many impressions in the unit below each rate's line; an expected click is one click on the mean."""
+    units = [BASE_RATE if weighted(r.split("/")[1])[1] == "expected" else 1.0 for r in family.rates]
+    return np.repeat(units, len(family.half_lives_s)) * impressions
 
 
 @kernel

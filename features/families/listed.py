@@ -24,6 +24,8 @@ from features.scope import NUMBERS, Scope
 
 As = Literal["rank", "log_over_mean", "log_over_least", "gap_above", "gap_below", "size"]
 ALL: tuple[As, ...] = ("rank", "log_over_mean", "log_over_least", "gap_above", "gap_below", "size")
+#: Impressions up to which a list is compared pair by pair.
+SHORT = 30
 BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
 
 
@@ -65,14 +67,14 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
             values = batch.shown(batch.number(self.of)).astype(np.float64)
         else:
             values = np.expm1(batch.columns[self.of])
-        _compute(batch.lists.order, batch.lists.starts, values, out)
+        _compute(batch.lists.order, batch.lists.starts, values, SHORT, out)
         out[1:] = np.log(out[1:])
         out[5] /= 5.0
         return [out[ALL.index(what)] for what in self.take]
 
 
 @kernel
-def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
+def _compute(order, starts, values, short, out):  # type: ignore[no-untyped-def]
     for k in range(len(starts) - 1):
         begin, end = starts[k], starts[k + 1]
         known, total, least = 0, 0.0, np.inf
@@ -82,16 +84,23 @@ def _compute(order, starts, values, out):  # type: ignore[no-untyped-def]
                 known += 1
                 total += x
                 least = min(least, x)
-        # Unknown ones sort to the end.
-        ordered = np.sort(values[order[begin:end]])[:known]
+        # Of a long list in order, whose unknown ones sort to the end; of a short one by looking at each.
+        ordered = np.sort(values[order[begin:end]])[:known] if end - begin > short else values[:0]
         for i in range(begin, end):
             a = order[i]
             out[5, a] = 1.0 + end - begin
             x = values[a]
             if x != x:
                 continue
-            smaller = np.searchsorted(ordered, x, side="left")
-            equal = np.searchsorted(ordered, x, side="right") - smaller
+            smaller, equal = 0, 0
+            if end - begin > short:
+                smaller = np.searchsorted(ordered, x, side="left")
+                equal = np.searchsorted(ordered, x, side="right") - smaller
+            else:
+                for j in range(begin, end):
+                    y = values[order[j]]
+                    smaller += y < x
+                    equal += y == x
             out[0, a] = (smaller + 0.5 * equal) / known
             out[1, a] = (1.0 + x) / (1.0 + total / known)
             out[2, a] = (1.0 + x) / (1.0 + least)

@@ -11,10 +11,12 @@ of the gain of 519 features). Ranges: +-2, and +-20 of the logs.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features.errors import FeaturesError
 from features.events import FloatArray
@@ -98,4 +100,9 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
         """Sum of clicked places and number of clicks, (impressions, 2)."""
         block = self._rows(key, scope)
         ran, raw = batch.read(block)
-        return raw[:, ran.columns(block.cells)]
+        return raw[:, _columns(ran, block)]
+
+
+@lru_cache(maxsize=1024)
+def _columns(ran: CountRows, block: CountRows) -> npt.NDArray[np.int64]:
+    return ran.columns(block.cells)

@@ -11,10 +11,12 @@ the others +-20; unknown is 0.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import ClassVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features.events import FloatArray
 from features.families.count_rows import CountRows, Quantity, count_rows
@@ -75,7 +77,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
         def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
             ran, raw = batch.read(block)
-            total, number = ran.columns((Quantity(kinds, w), half_life_s) for w in (WEIGHT, PRICED))
+            total, number = _columns(ran, kinds, half_life_s)
             return _minus_mean(own, raw[:, total], raw[:, number])
 
         usual, user = self._usual(scope), self._user(scope)
@@ -101,6 +103,12 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
             for kind in (ANY, self.clicks)
         )
         return count_rows(("user_id",), quantities, (self.short_half_life_s, self.half_life_s), (_PRICES,))
+
+
+@lru_cache(maxsize=4096)
+def _columns(ran: CountRows, kinds: tuple[int, ...], half_life_s: float) -> npt.NDArray[np.int64]:
+    """Where the sum and the number of prices are read."""
+    return ran.columns((Quantity(kinds, weight), half_life_s) for weight in (WEIGHT, PRICED))
 
 
 def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:

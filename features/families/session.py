@@ -17,7 +17,6 @@ import numpy as np
 
 from features.events import FloatArray
 from features.families import session_rows as columns
-from features.families.recency import log_seconds
 from features.families.session_rows import session_rows
 from features.family import Feature
 from features.hashing import cross, hash_numbers
@@ -25,6 +24,7 @@ from features.passes import Block, Pass
 from features.scope import Scope
 
 NAMES = ("step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace")
+SCALES = np.array([[3.0], [10.0], [10.0], [10.0], [5.0], [5.0], [5.0]])
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
@@ -53,23 +53,28 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
-        raw = batch.raw[session_rows(scope)]
+        raw, times = batch.raw[session_rows(scope)], batch.times
         known = raw[:, columns.SESSIONS] > 0
-        step, times = raw[:, columns.STEP], batch.times
-        fresh = known & (times - raw[:, columns.LAST] > scope.gap_s * 1000.0)
-        last = np.where(known, log_seconds(times - raw[:, columns.LAST]), np.nan)
-        since_start = np.where(known & ~fresh, times - raw[:, columns.START], 0.0)
+        step, since_last = raw[:, columns.STEP], times - raw[:, columns.LAST]
+        going_on = known & (since_last <= scope.gap_s * 1000.0)
+        since_start = np.where(going_on, np.maximum(times - raw[:, columns.START], 0.0), 0.0) / 1000.0
+        numbers = np.empty((len(NAMES), batch.impressions))
+        numbers[0] = step
+        numbers[1] = np.where(known, np.maximum(since_last, 0.0) / 1000.0, np.nan)
+        numbers[2] = since_start
+        numbers[3] = np.where(known, np.maximum(times - raw[:, columns.BEGAN], 0.0) / 1000.0, 0.0)
+        numbers[4] = raw[:, columns.SESSIONS]
+        numbers[5] = raw[:, columns.BEFORE] + step
+        numbers[6] = since_start / np.maximum(step, 1.0)
+        self._provide(batch, raw)
+        return list(np.log1p(numbers) / SCALES)
+
+    @staticmethod
+    def _provide(batch: Pass, raw: FloatArray) -> None:
+        """Work out the key columns that something asks for."""
         if batch.wants("last_kind") or batch.wants("last_kinds"):
-            both = (hash_numbers(raw[:, k].astype(np.int64)) for k in (columns.KIND_1, columns.KIND_2))
-            kind_1, kind_2 = both
-            batch.provide("last_kind", kind_1)
-            batch.provide("last_kinds", cross([kind_1, kind_2]))
-        return [
-            np.log1p(step) / 3.0,
-            last,
-            log_seconds(since_start),
-            np.where(known, log_seconds(times - raw[:, columns.BEGAN]), 0.0),
-            np.log1p(raw[:, columns.SESSIONS]) / 5.0,
-            np.log1p(raw[:, columns.BEFORE] + step) / 5.0,
-            np.log1p(since_start / 1000.0 / np.maximum(step, 1.0)) / 5.0,
-        ]
+            last, before = (
+                hash_numbers(raw[:, column].astype(np.int64)) for column in (columns.KIND_1, columns.KIND_2)
+            )
+            batch.provide("last_kind", last)
+            batch.provide("last_kinds", cross([last, before]))

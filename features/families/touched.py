@@ -50,9 +50,10 @@ COLUMNS = (
     ("to_next", -2.0, 2.0),
 )
 MOST_OFFSET = 12
+#: log(1 + k): the largest place is 32,767, and a walk may lead twice as far beside it.
+_LOGS = np.log1p(np.arange(4 * 32_768))
 #: Of an impression in whose list nothing was touched, or that was not touched itself.
-NO_OFFSET, NO_AGE, NO_RANK = 99, 40.0, 21.0
-_LOWER = np.uint64(0xFFFFFFFF)
+NO_OFFSET, NO_AGE, NO_RANK = 99, 40, 21
 
 
 class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
@@ -88,17 +89,17 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         out = np.full((len(COLUMNS), batch.impressions), np.nan)
         offset = np.full(batch.impressions, NO_OFFSET, dtype=np.int64)
         lists = batch.lists
-        _compute(lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, out, offset)
+        _compute(
+            lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, _LOGS, out, offset
+        )  # fmt: skip
         items = batch.shown(batch.keys["item_id"])
-        upper, lower = (items >> np.uint64(32)).astype(np.float64), (items & _LOWER).astype(np.float64)
         for column, (high, low) in (
             (1, (columns.HIGH, columns.LOW)),
             (2, (columns.HIGH_2, columns.LOW_2)),
         ):
-            out[column] = (session[:, high] == upper) & (session[:, low] == lower) & (items != 0)
+            joined = (session[:, high].astype(np.uint64) << np.uint64(32)) | session[:, low].astype(np.uint64)
+            out[column] = (items == joined) & (items != 0)
         self._provide(batch, count, last, out[3], offset)
-        out[5:7] = np.log1p(out[5:7])
-        out[7:] = _signed_log(out[7:])
         return list(out)
 
     @staticmethod
@@ -106,34 +107,42 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         batch: Pass, count: FloatArray, last: FloatArray, rank: FloatArray, offset: npt.NDArray[np.int64]
     ) -> None:
         """Work out the key columns that something asks for."""
+        # Most impressions were never touched: all but these have the neutral value.
+        seen = np.flatnonzero(count > 0)
+
+        def of_touched(values: FloatArray, else_: int) -> npt.NDArray[np.int64]:
+            column = np.full(len(count), else_, dtype=np.int64)
+            column[seen] = values
+            return column
+
         if batch.wants("touch_offset"):
             batch.provide("touch_offset", hash_numbers(offset))
         if batch.wants("touch_age"):
-            age, known = np.full(len(count), NO_AGE), np.flatnonzero(count > 0)
-            seconds = np.maximum(batch.times[known] - last[known], 0.0) / 1000.0
-            age[known] = np.floor(np.log2(1.0 + seconds))
-            batch.provide("touch_age", hash_numbers(age.astype(np.int64)))
+            seconds = np.maximum(batch.times[seen] - last[seen], 0.0) / 1000.0
+            batch.provide("touch_age", hash_numbers(of_touched(np.floor(np.log2(1.0 + seconds)), NO_AGE)))
         if batch.wants("touches"):
-            batch.provide("touches", hash_numbers(np.minimum(count, 4.0).astype(np.int64)))
-        ranks = np.where(count > 0, np.rint(1.0 / np.maximum(rank, 0.05)), NO_RANK).astype(np.int64)
+            batch.provide("touches", hash_numbers(of_touched(np.minimum(count[seen], 4.0), 0)))
+        ranks = of_touched(np.rint(1.0 / np.maximum(rank[seen], 0.05)), NO_RANK)
         if batch.wants("touch_rank"):
             batch.provide("touch_rank", hash_numbers(ranks))
         if batch.wants("touched"):
-            where = np.minimum(np.maximum(batch.places, 0.0), 25.0).astype(np.int64)
-            either = np.where(offset == NO_OFFSET, NO_OFFSET + 1 + where, offset)
+            where = NO_OFFSET + 1 + np.minimum(batch.places, 25.0).astype(np.int64)
+            either = np.where(offset == NO_OFFSET, where, offset)
             batch.provide("touched", cross([hash_numbers(either), hash_numbers(np.minimum(ranks, 4))]))
 
     def _rows(self, scope: Scope) -> Block:
         return recency_rows(scope, ("user_id", "item_id"), (ANY, self.clicks))
 
 
-def _signed_log(x: FloatArray) -> FloatArray:
-    scaled: FloatArray = np.copysign(np.log1p(np.abs(x)), x) / 3.0
-    return scaled
+@kernel
+def _signed_log(x, logs):  # type: ignore[no-untyped-def]
+    # Places are whole numbers; what a producer may write at most is in the contract.
+    near = min(int(abs(x)), len(logs) - 1)
+    return logs[near] / 3.0 if x >= 0.0 else -logs[near] / 3.0
 
 
 @kernel
-def _compute(order, starts, places, count, last, step, clicked, out, offset):  # type: ignore[no-untyped-def]
+def _compute(order, starts, places, count, last, step, clicked, logs, out, offset):  # type: ignore[no-untyped-def]
     for k in range(len(starts) - 1):
         begin, end = starts[k], starts[k + 1]
         touched, newest, before, click = 0, -1, -1, -1
@@ -159,8 +168,8 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
             out[0, a] = 1.0 if count[a] > 0.0 else 0.0
             out[3, a] = 0.0
             out[4, a] = 0.0
-            out[5, a] = float(touched)
-            out[6, a] = float(above)
+            out[5, a] = logs[touched]
+            out[6, a] = logs[above]
             if count[a] > 0.0:
                 above += 1
                 newer, more = 1, 1
@@ -174,11 +183,11 @@ def _compute(order, starts, places, count, last, step, clicked, out, offset):  #
                 out[4, a] = 1.0 / more
             if newest >= 0:
                 away = places[a] - places[newest]
-                out[7, a] = away
+                out[7, a] = _signed_log(away, logs)
                 offset[a] = int(min(max(away, -12.0), 12.0))
-                out[9, a] = places[a] - places[highest]
-                out[10, a] = places[a] - places[lowest]
+                out[9, a] = _signed_log(places[a] - places[highest], logs)
+                out[10, a] = _signed_log(places[a] - places[lowest], logs)
             if click >= 0:
-                out[8, a] = places[a] - places[click]
+                out[8, a] = _signed_log(places[a] - places[click], logs)
             if before >= 0:
-                out[11, a] = places[a] - (2.0 * places[newest] - places[before])
+                out[11, a] = _signed_log(places[a] - (2.0 * places[newest] - places[before]), logs)

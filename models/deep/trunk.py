@@ -92,7 +92,12 @@ class Trunk:
         return logits
 
     def normalise(self, features: Float32Array) -> Float32Array:
-        """Features (n, q) with mean 0 and deviation 1 where the trunk was trained, cut off far outside."""
+        """Features (n, q) with mean 0 and deviation 1 where the trunk was trained, cut off far outside.
+
+        As they are for a trunk that reads none: it has not seen any.
+        """
+        if not self.feature_names:
+            return features
         scaled = (features - self.feature_mean) * self._feature_factor
         return np.clip(scaled, -LARGEST_NORMALISED, LARGEST_NORMALISED, out=scaled)
 

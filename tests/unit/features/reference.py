@@ -622,6 +622,55 @@ class StockReference(Reference):
             self.rows[item] = (max(self.rows.get(item, (own, own))[0], own), own)
 
 
+class HabitReference(Reference):
+    """New or known, mine or another's."""
+
+    def begin(self) -> None:
+        self.events: dict[Any, list[Any]] = {}
+        self.last: dict[Any, tuple[float, Any]] = {}
+
+    def one(self, event: Event, now: int) -> list[float]:
+        user, item = event.keys["user_id"], event.keys.get("item_id")
+        done = self.events.get(user, [])
+        likely = (len(set(done)) + 1.0) / (len(done) + 2.0)
+        who = self.last[item][1] if item in self.last else None
+        return [
+            1.0 - likely if item in done else likely,
+            math.log1p(len(set(done))) / 5.0,
+            float(who is not None and who == user),
+            float(who is not None and who != user),
+        ]
+
+    def update(self, event: Event) -> None:
+        user, item = event.keys["user_id"], event.keys.get("item_id")
+        if event.kind in ("impression", "") or item is None:
+            return
+        self.events.setdefault(user, []).append(item)
+        if item not in self.last or event.time >= self.last[item][0]:
+            self.last[item] = (float(event.time), user)
+
+
+class PreviousReference(Reference):
+    """Beside the list before."""
+
+    def begin(self) -> None:
+        self.lists: dict[Any, tuple[int, list[Any]]] = {}
+        self.written: set[Any] = set()
+
+    def get(self, shown: list[Event], now: int, columns: dict[str, list[float]]) -> list[list[float]]:
+        self.now_shown = [event.keys.get("item_id") for event in shown][: self.family.keep]
+        before = self.lists.get(shown[0].keys["user_id"])
+        if before is None:
+            return [[NAN] * 3 for _ in shown]
+        there = [float(event.keys.get("item_id") in before[1]) for event in shown]
+        return [[x, sum(there) / len(there), _log_seconds(now - before[0])] for x in there]
+
+    def update(self, event: Event) -> None:
+        if event.kind == "impression" and event.request not in self.written:
+            self.written.add(event.request)
+            self.lists[event.keys["user_id"]] = (event.time, self.now_shown)
+
+
 class SequenceReference(Reference):
     """The last events of a key."""
 
@@ -691,6 +740,8 @@ References: dict[str, type[Reference]] = {
     "place": PlaceReference,
     "list": ListReference,
     "stock": StockReference,
+    "habit": HabitReference,
+    "previous": PreviousReference,
     "sequence": SequenceReference,
     "crossing": CrossingReference,
 }

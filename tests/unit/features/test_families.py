@@ -20,6 +20,7 @@ from features import compiled
 from features.declared import kinds_of_families, plan_from
 from features.families.clicked_places import HALF_LIFE_S, ClickedPlaces
 from features.families.count_rows import CountRows
+from features.families.habit_rows import HabitRows, PairRows
 from features.families.stock_rows import StockRows
 from features.plan import Plan
 from tests.unit.features.kernels import uncompiled
@@ -69,6 +70,8 @@ ENTRIES: dict[str, list[dict[str, Any]]] = {
     ],
     "list": [{}, {"of": "position", "as": ["size", "rank"]}, {"of": "price.log"}],
     "stock": [{}],
+    "habit": [{}],
+    "previous": [{"keep": 3}],
     "sequence": [{"keep": 3}, {"key": "item_id", "keep": 2}],
     "crossing": [
         {"keys": ["user_id", "item_id"]},
@@ -99,6 +102,7 @@ def plan_of(name: str, derived: bool = True) -> Plan:
 def _rows_grow() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("features.rows.INITIAL_ROWS", 1)
+        patch.setattr("features.families.listed.SHORT", 2)
         yield
 
 
@@ -208,6 +212,8 @@ def _check_merged(block: Any, found: Any, expected: Any, halves: list[Any]) -> N
         _same_counts(found, expected, np.array([half_life for _, half_life in block.cells]))
     elif isinstance(block, ClickedPlaces):
         _same_counts(found, expected, np.array([HALF_LIFE_S]))
+    elif isinstance(block, PairRows | HabitRows):
+        assert _same(found, expected)
     elif isinstance(block, StockRows):
         assert found[0] == expected[0] and any(_same(found[1:], half[1:]) for half in halves)
     elif not isinstance(block, CountRows):

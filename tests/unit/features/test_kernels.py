@@ -5,7 +5,11 @@ would then depend on the machine, and a state that one wrote would mean somethin
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import compiled
 from features.hashing import cross, hash_numbers, hash_texts
 from features.powers import LEAST, power_of_two
 from features.rows import NO_ROW, Rows
 from tests.unit.features.kernels import uncompiled
+
+ROOT = Path(__file__).parents[3]
 
 
 @given(st.floats(-1022, 1000))
@@ -53,6 +60,12 @@ def test_crossings_differ_where_their_parts_do_and_need_all_of_them(pairs: list[
     known = [(pair, int(key)) for pair, key in zip(pairs, crossed, strict=True) if pair[1]]
     assert len(set(known)) == len({pair for pair, _ in known}) == len({key for _, key in known})
     assert all(key == 0 for pair, key in zip(pairs, crossed, strict=True) if not pair[1])
+
+
+def test_a_variable_asks_for_plain_kernels() -> None:
+    code = "from features import compiled, rows; assert not compiled.COMPILED; assert rows._find.__code__"
+    environment = {**os.environ, compiled.VARIABLE: compiled.PLAIN}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("initial", [1, 1024])
