@@ -24,7 +24,7 @@ from features.families.habit_rows import HabitRows, PairRows
 from features.families.stock_rows import StockRows
 from features.plan import Plan
 from tests.unit.features.kernels import uncompiled
-from tests.unit.features.reference import References, World
+from tests.unit.features.references import REFERENCES, world_of
 from tests.unit.features.streams import (
     ACTIONS,
     START,
@@ -110,7 +110,7 @@ CASES = sorted(ENTRIES)
 
 
 def test_every_family_is_in_the_battery() -> None:
-    assert {case.partition(".")[0] for case in CASES} == set(kinds_of_families()) == set(References)
+    assert {case.partition(".")[0] for case in CASES} == set(kinds_of_families()) == set(REFERENCES)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -118,7 +118,7 @@ def test_every_family_is_in_the_battery() -> None:
 @given(parts=drawn, most=st.integers(1, 9))
 def test_a_family_equals_its_reference(name: str, parts: Any, most: int) -> None:
     plan, events = plan_of(name), events_of(parts)
-    world = World(plan.families, plan.scope)
+    world = world_of(plan)
     expected = world.run(told(events, plan))
     found = Worker(plan).run(pieces(events, most))
     expected_array = np.array(expected).reshape(found.shape)
