@@ -121,6 +121,10 @@ class Sale:
     def chunks(self, rows: int = 65_536) -> Iterator[pl.DataFrame]:
         yield from self.table.iter_slices(rows)
 
+    def shown(self) -> set[str]:
+        """The ids of its impressions."""
+        return set(self.table.filter(pl.col("event") == "impression")["impression_id"])
+
     def parts(self, count: int) -> list[Sale]:
         """The log cut into ``count`` logs that follow each other."""
         size = -(-self.table.height // count)

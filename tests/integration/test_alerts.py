@@ -95,7 +95,7 @@ def test_a_rebalance_and_restarts_raise_nothing(
             if samples
         ]
         assert len(set().union(*lags)) == sum(map(len, lags)), f"two workers show one partition's lag: {row}"
-        shown += len(lags) == 2 and all(len(owned) == 4 for owned in lags)
+        shown += len(lags) == 2 and all(len(owned) == 6 for owned in lags)
     assert shown > 10, "both workers show what is theirs"
     for worker in (first, second):
         for before, after in pairwise([samples for samples in scrapes.of(worker) if samples]):

@@ -54,7 +54,7 @@ def test_the_live_arm_learns_from_its_own_slates(broker: str, tmp_path: Path) ->
     shown = [msgspec.json.decode(record.value) for record in read_topic(broker, topics.impressions)]
     assert len({event["impression_id"] for event in shown}) == len(shown) == arms["live"]["impressions"]
     known = {"impression_id", "event_time", "user_id", "item_id", "category_id", "shop_id", "position"}
-    assert {name for event in shown for name in event} <= known | {"price", "request_id", "context"}
+    assert {name for event in shown for name in event} <= known | {"price", "stock", "request_id", "context"}
     for learned in arms["live"]["learners"].values():
         assert 0 < learned["samples"] <= arms["live"]["impressions"]
 

@@ -123,7 +123,7 @@ def test_moves_with_open_events_count_nothing_twice(
         share(workers, [6, 6])
         Playing(parts[2], scenario, broker, watermark=False).report()
         end_log(broker, scenario, int(log.table["event_time"][-1]) + 10_000)
-        shown = set(log.table["impression_id"])
+        shown = log.shown()
 
         def all_there() -> bool:
             return sum(worker.totals().get("impressions", 0) for worker in workers) >= len(shown)
@@ -198,7 +198,7 @@ def test_a_state_older_than_its_commit_is_rewound_exactly(
         worker.ready()
         Playing(parts[2], scenario, broker, watermark=False).report()
         end_log(broker, scenario, int(log.table["event_time"][-1]) + 10_000)
-        shown = set(log.table["impression_id"])
+        shown = log.shown()
         worker.reached(impressions=len(shown), samples=len(shown))
         assert worker.stop() == 0
         text = worker.text()

@@ -150,7 +150,7 @@ def test_the_other_takes_over_after_a_kill(
         Playing(parts[1], scenario, broker, watermark=False).report()
         end_log(broker, scenario, closing(log))
         dead = kept(scenario, workers[1].state_folder, "b")
-        shown = set(log.table["impression_id"])
+        shown = log.shown()
         workers[0].reached(impressions=len(shown) - dead.impressions)
         until(lambda: workers[0].view()["moments"][-1]["buffered"] == 0, "nothing waits")
         assert workers[0].stop() == 0
