@@ -20,7 +20,7 @@ import numpy.typing as npt
 from features.compiled import kernel
 from features.events import FloatArray
 from features.hashing import Keys
-from features.plan import SEEN, Layout
+from features.plan import CLOCK_MS, SEEN, Layout
 from features.row_bytes import TAIL, first_numbers, pack, unpack
 from features.rows import Rows, Slots, Values
 from state.disk_keys import DiskKeys
@@ -33,8 +33,6 @@ from state.store import Batch, Store
 IntArray32 = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
-#: The clock by which rows are forgotten (ms). No batch may reach over a multiple of it.
-CLOCK_MS = 60_000
 #: Keys that are read from disk together when a worker starts.
 SCAN_KEYS = 65_536
 #: The column that says which rows' key belongs to a source partition.

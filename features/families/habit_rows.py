@@ -49,7 +49,7 @@ class PairRows(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """Known to any is known."""
-        known: Values = rows.max(axis=0)
+        known: Values = rows.max(axis=-2)
         return known
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
@@ -91,7 +91,7 @@ class HabitRows(msgspec.Struct, frozen=True, cache_hash=True):
 
     def merge(self, rows: Values) -> Values:
         """Events of several workers add."""
-        added: Values = rows.sum(axis=0)
+        added: Values = rows.sum(axis=-2)
         return added
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:

@@ -52,7 +52,7 @@ ROOMS = {
     "features": Room(ours=("contracts",), never=KAFKA + ROCKSDB + HTTP),
     "stream": Room(ours=(*GROUND, "state", "models"), never=ROCKSDB),
     "state": Room(ours=("contracts", "features"), never=KAFKA + HTTP),
-    "models": Room(ours=("contracts",), never=KAFKA + ROCKSDB + HTTP),
+    "models": Room(ours=("contracts", "features"), never=KAFKA + ROCKSDB + HTTP),
     "serving": Room(ours=(*GROUND, "models"), never=ROCKSDB),
     "replay": Room(ours=("contracts", "clients"), never=ROCKSDB),
     "bench": Room(ours=(*GROUND, "stream", "state", "models", "serving", "replay", "surgeline")),
