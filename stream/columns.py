@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from state.joins.join import Joined, Shown
 
 from contracts.events import ACTIONS, Behaviour, Impression
 from features.columns import key_matrix
@@ -19,6 +18,8 @@ from features.events import Events
 from features.hashing import Keys, cross, hash_numbers, hash_texts
 from features.plan import Plan
 from features.scope import OTHER
+from state.joins.columns import Joined, Shown
+from stream.tick_log import TickLog
 from stream.timeline import Taken
 
 IntArray = npt.NDArray[np.int64]
@@ -29,12 +30,55 @@ FIRST_ACTION = 1
 
 
 class TickEvents(NamedTuple):
-    """``events`` in the order in which they count; ``shown`` (impressions,): the number that each of their
-    impressions, in that order, has in the tick's own; ``partitions`` (events,)."""
+    """``events`` in the order in which they count.
+
+    ``shown`` (impressions,): the number that each of their impressions, in that order, has in the tick's own.
+    ``partitions`` (events,). ``rows`` (events,): the row of an impression, or of an action's impression, in
+    the join, -1 for behaviours.
+    """
 
     events: Events
     shown: npt.NDArray[np.intp]
     partitions: npt.NDArray[np.int16]
+    rows: IntArray
+
+
+class JoinedTick(NamedTuple):
+    """A tick after the join.
+
+    ``events`` and ``shown``: its new impressions, ``row`` the join's number of the first one; ``columns``:
+    everything that counts in it; how many ``actions`` were joined, and how many ``behaviours`` came.
+    """
+
+    tick: int
+    events: list[Impression]
+    shown: Shown
+    row: int
+    columns: TickEvents
+    actions: int
+    behaviours: int
+
+    def note(self, log: TickLog, end_ms: int) -> None:
+        """Into the log of ticks."""
+        log.seen(end_ms, len(self.events), self.actions, self.behaviours)
+
+
+def shown_columns(
+    ids: list[str],
+    events: Sequence[Impression],
+    times: IntArray,
+    partitions: npt.NDArray[np.int16],
+    names: Sequence[str],
+) -> Shown:
+    """Impressions as the join remembers them; a price of 0 is unknown."""
+    return Shown(
+        ids=ids,
+        times=times,
+        keys=impression_keys(events, names),
+        places=np.array([e.position for e in events], dtype=np.int32),
+        prices=np.array([e.price or np.nan for e in events], dtype=np.float64),
+        partitions=partitions,
+    )
 
 
 def impression_keys(events: Sequence[Impression], names: Sequence[str]) -> Keys:
@@ -67,6 +111,7 @@ def lists_of(events: Sequence[Impression]) -> npt.NDArray[np.int32]:
 def tick_events(
     impressions: Sequence[Impression],
     shown: Shown,
+    first_row: int,
     joined: Joined,
     amounts: FloatArray,
     taken: Taken,
@@ -107,10 +152,6 @@ def tick_events(
             [np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]
         ),
     }
-    rank = np.empty(len(order), dtype=np.int32)
-    rank[order] = np.arange(len(order), dtype=np.int32)
-    origins = np.full(len(order), -1, dtype=np.int32)
-    origins[n : n + k] = np.where(joined.sources >= 0, rank[np.maximum(joined.sources, 0)], -1) if n else -1
     lists = np.concatenate([lists_of(impressions), np.full(k + b, -1, dtype=np.int32)])[order]
     first = order < n
     events = Events(
@@ -119,10 +160,42 @@ def tick_events(
         keys={name: np.ascontiguousarray(matrix[:, c]) for c, name in enumerate(plan.remembered)},
         numbers={name: column[order] for name, column in numbers.items()},
         lists=_in_order(lists),
-        origins=origins[order],
+        origins=np.full(len(order), -1, dtype=np.int32),
     )
+    rows = np.concatenate([first_row + np.arange(n), joined.rows, np.full(b, -1)])[order]
     partitions = np.concatenate([shown.partitions, joined.partitions, taken.partitions])[order]
-    return TickEvents(events, order[first], partitions)
+    return TickEvents(events, order[first], partitions, rows)
+
+
+def united(ticks: Sequence[TickEvents]) -> Events:
+    """Events of several ticks as one batch: tick after tick, and lists of different ticks apart.
+
+    An action whose impression came in one of them knows which event that is (``Events.origins``).
+    """
+    parts = [tick.events for tick in ticks]
+    rows = np.concatenate([tick.rows for tick in ticks])
+    lists, count = [], 0
+    for part in parts:
+        lists.append(np.where(part.lists >= 0, part.lists + np.int32(count), part.lists))
+        count += int(part.lists.max(initial=-1)) + 1
+    every = np.concatenate(lists)
+    shown = np.flatnonzero(every >= 0)
+    origins = np.full(len(rows), -1, dtype=np.int32)
+    if len(shown):
+        # Rows are numbered as they come, but a tick's events stand by time.
+        order = np.argsort(rows[shown], kind="stable")
+        known = rows[shown][order]
+        at = np.minimum(np.searchsorted(known, rows), len(known) - 1)
+        here = (every < 0) & (rows >= 0) & (known[at] == rows)
+        origins[here] = shown[order][at[here]]
+    return Events(
+        kinds=np.concatenate([part.kinds for part in parts]),
+        times=np.concatenate([part.times for part in parts]),
+        keys={name: np.concatenate([part.keys[name] for part in parts]) for name in parts[0].keys},
+        numbers={name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers},
+        lists=every.astype(np.int32),
+        origins=origins,
+    )
 
 
 def trunk_columns(events: Sequence[Impression], times: IntArray) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,18 @@ from contracts.events import ACTIONS, Impression
 from contracts.scenario import Scenario
 from contracts.weights import Watermarks, Weights
 from features.declared import plan_from
+from features.plan import CLOCK_MS
 from models.deep.trunk import Trunk
 from models.online.panel import Panel
 from state.feature_rows import FeatureRows
-from state.joins.join import Actions, Closed, Join, Shown
+from state.joins.columns import Actions, Closed, Due
+from state.joins.join import Join
 from state.keys import check_format
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
-from stream.columns import action_columns, impression_keys, tick_events, trunk_columns
+from stream.columns import JoinedTick, action_columns, shown_columns, tick_events, trunk_columns, united
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
 from stream.intake import ACTIONS_KIND, BEHAVIOURS, IMPRESSIONS, Intake
@@ -39,10 +42,12 @@ from stream.resume import Place
 from stream.tick_log import TickLog
 from stream.timeline import Source, Taken, Timeline, by_tick
 
-IntArray = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
 
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
+#: So many buffered events are no backlog.
+FEW_EVENTS = 4096
 
 
 class Engine:
@@ -173,6 +178,9 @@ class Engine:
         if due is None or due[0] >= boundary:
             return boundary
         begin = max(due[0] // self.tick_ms * self.tick_ms, self.done_until)
+        if self.timeline.buffered <= FEW_EVENTS:
+            # A quiet log: its ticks are counted together, and one pass costs little more than one tick.
+            return min(boundary, max((begin // CLOCK_MS + 1) * CLOCK_MS, begin + self.tick_ms))
         return min(boundary, begin + self.tick_ms * CHUNK_TICKS)
 
     def _run_until(self, boundary: int) -> int:
@@ -203,12 +211,31 @@ class Engine:
         self.totals.actions_read += len(actions.events)
         self.totals.behaviours_read += len(behaviours.events)
         ticks = 0
-        for tick, (shown, done, behaved) in by_tick(impressions, actions, behaviours):
-            self._close_until(tick * self.tick_ms)
-            self._tick(tick, shown, done, behaved)
-            ticks += 1
+        every = by_tick(impressions, actions, behaviours)
+        for _, group in groupby(every, key=lambda one: one[0] * self.tick_ms // CLOCK_MS):
+            ticks += self._run_ticks(list(group))
         self.totals.ticks += ticks
         return ticks
+
+    def _run_ticks(self, ticks: list[tuple[int, list[Taken]]]) -> int:
+        """Run ticks of one window of ``CLOCK_MS``; returns how many.
+
+        Rows depend on events alone, so all ticks are counted in one pass; what is learned moves predictions,
+        so these follow tick by tick.
+        """
+        joined: list[JoinedTick] = []
+        closing: list[list[tuple[int, Due]]] = []
+        for tick, taken in ticks:
+            closing.append(self._closing_until(tick * self.tick_ms))
+            joined.append(self._joined(tick, *taken))
+        snapshots = self._observe(joined)
+        for due, one, snapshot in zip(closing, joined, snapshots, strict=True):
+            for at, samples in due:
+                self._learn(at, self.join.closed(samples))
+            if one.events:
+                self._predict(one, snapshot)
+            one.note(self.stats, (one.tick + 1) * self.tick_ms)
+        return len(ticks)
 
     # -- an older log
 
@@ -242,17 +269,24 @@ class Engine:
 
     def _close_until(self, boundary: int) -> None:
         """Close and learn everything due at or before ``boundary``, each tick's samples at their time."""
+        for at, due in self._closing_until(boundary):
+            self._learn(at, self.join.closed(due))
+
+    def _closing_until(self, boundary: int) -> list[tuple[int, Due]]:
+        """Close everything due at or before ``boundary``: the tick, and what it is to learn."""
+        found = []
         while (due := self.join.next_close()) is not None and due <= boundary:
             at = -(-due // self.tick_ms) * self.tick_ms
             if at > boundary:
                 break
-            closed = self.join.close(at)
-            if closed is not None:
-                self._learn(at // self.tick_ms, closed)
+            samples = self.join.close(at)
+            if samples is not None:
+                found.append((at // self.tick_ms, samples))
         self.join.close(boundary)
         self.labels_until = max(
             self.labels_until, boundary - round(self.scenario.times.label_window_s * 1000)
         )
+        return found
 
     def _learn(self, tick: int, closed: Closed) -> None:
         elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
@@ -262,7 +296,8 @@ class Engine:
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
         self.stats.closed(tick * self.tick_ms, closed)
 
-    def _tick(self, tick: int, impressions: Taken, actions: Taken, behaviours: Taken) -> None:
+    def _joined(self, tick: int, impressions: Taken, actions: Taken, behaviours: Taken) -> JoinedTick:
+        """Remember a tick's impressions and find those of its actions."""
         events: list[Impression] = impressions.events
         times, partitions = impressions.times, impressions.partitions
         ids = [e.impression_id for e in events]
@@ -270,40 +305,50 @@ class Engine:
         if fresh is not None:
             ids, events = [ids[i] for i in fresh], [events[i] for i in fresh]
             times, partitions = times[fresh], partitions[fresh]
-        shown = Shown(
-            ids=ids,
-            times=times,
-            keys=impression_keys(events, self.plan.remembered),
-            places=np.array([e.position for e in events], dtype=np.int32),
-            prices=np.array([e.price or np.nan for e in events], dtype=np.float64),
-            partitions=partitions,
-        )
-        if ids:
-            self.join.add(tick, shown)
+        shown = shown_columns(ids, events, times, partitions, self.plan.remembered)
+        row = self.join.add(tick, shown) if ids else 0
         wanted, bits, amounts = action_columns(actions.events)
         joined = self.join.join(Actions(wanted, bits, actions.times, actions.partitions), tick)
         for k, name in enumerate(ACTIONS):
             self.totals.actions_by_kind[name] += int(np.count_nonzero(joined.bits == 1 << k))
-        self.stats.seen((tick + 1) * self.tick_ms, len(ids), len(joined.bits), len(behaviours.events))
-        if not (ids or len(joined.bits) or behaviours.events):
-            return
-        batch = tick_events(events, shown, joined, amounts, behaviours, self.plan)
-        self.features.begin(batch.partitions, tick * self.tick_ms)
-        observed, seen = self.plan.observe(batch.events, self.features.tables)
-        if not ids:
-            return
-        snapshot = np.empty_like(observed)
-        snapshot[batch.shown] = observed
-        for column, name in enumerate(self.plan.remembered):
-            if name in self.plan.scope.derived:
-                shown.keys[batch.shown, column] = seen.shown(seen.keys[name])
-        self.totals.logged_refused += self._logged.override(events, snapshot)
-        hidden = self.trunk.hidden(trunk_columns(events, times), len(ids), snapshot)
+        columns = tick_events(events, shown, row, joined, amounts, behaviours, self.plan)
+        return JoinedTick(tick, events, shown, row, columns, len(joined), len(behaviours.events))
+
+    def _observe(self, ticks: list[JoinedTick]) -> list[Float32Array]:
+        """Count the ticks' events; each tick's features (impressions, q), in the order of its impressions."""
+        events = united([one.columns for one in ticks])
+        if not len(events):
+            return [np.empty((0, len(self.plan.names)), dtype=np.float32) for _ in ticks]
+        partitions = np.concatenate([one.columns.partitions for one in ticks])
+        self.features.begin(partitions, ticks[0].tick * self.tick_ms)
+        observed, seen = self.plan.observe(events, self.features.tables)
+        worked_out = [
+            (column, seen.shown(seen.keys[name]))
+            for column, name in enumerate(self.plan.remembered)
+            if name in self.plan.scope.derived
+        ]
+        snapshots, begin = [], 0
+        for one in ticks:
+            end = begin + len(one.events)
+            snapshot = np.empty((len(one.events), observed.shape[1]), dtype=np.float32)
+            snapshot[one.columns.shown] = observed[begin:end]
+            if one.events and worked_out:
+                for column, keys in worked_out:
+                    one.shown.keys[one.columns.shown, column] = keys[begin:end]
+                self.join.know(one.row, one.shown.keys)
+            snapshots.append(snapshot)
+            begin = end
+        return snapshots
+
+    def _predict(self, one: JoinedTick, snapshot: Float32Array) -> None:
+        """What the experts say of a tick's impressions, before any of its labels is known."""
+        self.totals.logged_refused += self._logged.override(one.events, snapshot)
+        hidden = self.trunk.hidden(trunk_columns(one.events, one.shown.times), len(one.events), snapshot)
         inputs = self.panel.assemble(hidden, self.trunk.normalise(snapshot))
         if self.predict_observer is not None:
-            self.predict_observer(tick, inputs)
-        self.join.attach_payload(inputs, self.panel.predict(inputs))
-        self.item_names.see(shown.keys[:, self._item_column], [e.item_id for e in events])
+            self.predict_observer(one.tick, inputs)
+        self.join.attach_payload(one.row, inputs, self.panel.predict(inputs))
+        self.item_names.see(one.shown.keys[:, self._item_column], [e.item_id for e in one.events])
 
     # -- checkpoint, weights, digest
 

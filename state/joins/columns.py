@@ -57,8 +57,8 @@ class Joined(msgspec.Struct):
     """Actions (k,) that found their impression: the given ones in their order, then those that waited for it.
 
     ``index``: an action's number among the given ones, -1 where it waited. ``times`` are never before the
-    impression's. ``keys`` (k, c), ``places``, ``prices``, ``partitions``: the impression's. ``sources``: its
-    row in the segment that was added last in this tick, -1 where it is of another one.
+    impression's. ``keys`` (k, c), ``places``, ``prices``, ``partitions``: the impression's. ``rows``: the
+    number of its row.
     """
 
     index: IntArray
@@ -68,10 +68,19 @@ class Joined(msgspec.Struct):
     places: Slots
     prices: FloatArray
     partitions: Partitions
-    sources: Slots
+    rows: IntArray
 
     def __len__(self) -> int:
         return len(self.bits)
+
+
+class Due(msgspec.Struct):
+    """Segments that have closed, and their ``masks``, ``shown`` and ``ticks`` (n,) at that moment."""
+
+    segments: list[Any]
+    masks: Bits
+    shown: Shown
+    ticks: IntArray
 
 
 class Closed(msgspec.Struct):

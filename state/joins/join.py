@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from features.events import IntArray
 from state.errors import StateDamagedError
-from state.joins.columns import Actions, Closed, FloatArray32, JoinCounts, Joined, Shown
+from state.joins.columns import Actions, Closed, Due, FloatArray32, JoinCounts, Joined, Shown
 from state.joins.masks import Masks
 from state.joins.orphans import MAX_ORPHANS, Orphans
 from state.joins.recent import Recent, repeats
@@ -37,7 +37,6 @@ from state.store import Batch, Store
 #: Bit of ``click`` in an action mask: actions are bits in the order of ``contracts.events.ACTIONS``.
 CLICK = 1
 _NOTHING: tuple[Sequence[str], HashArray] = ((), np.empty(0, dtype=np.uint64))
-_NO_SEGMENT = 2**62
 
 
 class Join:
@@ -71,7 +70,8 @@ class Join:
         #: Actions that waited for what ``add`` has added.
         self._waited: Actions | None = None
         #: Number of the first row that ``add`` added last, until the next ``join`` is over.
-        self._added_from = _NO_SEGMENT
+        #: Segments whose payload is not there yet, by their first row.
+        self._unseen: dict[int, Segment] = {}
         # All segments, the oldest first: spilled ones, then those in memory, which begin with closed ones.
         self._segments: list[Segment] = []
         self._bases: list[int] = []
@@ -113,8 +113,12 @@ class Join:
         self.counts.duplicate_impressions += len(ids) - len(rows)
         return rows
 
-    def add(self, tick: int, shown: Shown) -> None:
-        """Remember new impressions of ``tick``. The next ``join`` has the actions that waited for them."""
+    def add(self, tick: int, shown: Shown) -> int:
+        """Remember new impressions of ``tick``; returns the number of the first one's row, others follow.
+
+        The next ``join`` has the actions that waited for them. ``know`` and ``attach_payload`` follow before
+        the next ``write``.
+        """
         ids, hashes = self._hashed
         if ids is not shown.ids:
             hashes = hashes_of(shown.ids)
@@ -122,13 +126,18 @@ class Join:
         segment = Segment(self._next_base, tick, len(shown))
         self._attach(segment, shown, hashes)
         self._masks.append(np.zeros(len(shown), dtype=np.uint8))
-        self._added_from = segment.base
+        self._unseen[segment.base] = segment
         self.counts.impressions += len(shown)
         self._waited = self._orphans.take(shown.ids)
+        return segment.base
 
-    def attach_payload(self, inputs: FloatArray32, predictions: FloatArray32) -> None:
-        """What the experts saw and said for the segment that ``add`` made last; kept until it closes."""
-        segment = self._segments[-1]
+    def know(self, row: int, keys: HashArray) -> None:
+        """The key columns (n, c) of the rows from ``row`` on, with what is worked out only now."""
+        self._recent.replace_keys(row, keys)
+
+    def attach_payload(self, row: int, inputs: FloatArray32, predictions: FloatArray32) -> None:
+        """What the experts saw and said for the rows from ``row`` on; kept until they close."""
+        segment = self._unseen.pop(row)
         segment.inputs, segment.predictions = inputs, predictions
 
     def join(self, actions: Actions, tick: int) -> Joined:
@@ -172,8 +181,6 @@ class Join:
         counts.actions += len(known)
         counts.actions_after_label += int(np.count_nonzero(rows[known] < self._open_from()))
         self._note_masks(rows[known])
-        sources = rows[known] - self._added_from
-        self._added_from = _NO_SEGMENT
         shed = self._orphans.shed()
         counts.orphans_waiting -= shed
         counts.orphans_expired += shed
@@ -186,7 +193,7 @@ class Join:
             places=found.places[known],
             prices=found.prices[known],
             partitions=found.partitions[known],
-            sources=np.maximum(sources, -1).astype(np.int32),
+            rows=rows[known],
         )
 
     def next_close(self) -> int | None:
@@ -197,35 +204,41 @@ class Join:
         """Event time (ms) at which the newest open samples close; None where none are open."""
         return self._close_time(self._to_close[-1]) if self._to_close else None
 
-    def close(self, boundary_ms: int) -> Closed | None:
-        """Samples that close at or before ``boundary_ms``, which is a tick's start; None where none do."""
+    def close(self, boundary_ms: int) -> Due | None:
+        """Samples that close at or before ``boundary_ms``, which is a tick's start; None where none do.
+
+        What has closed is as it was then, whatever comes later. ``closed`` makes samples of it, once its
+        experts have spoken.
+        """
         self._hashed = _NOTHING
-        due = []
+        due: list[Segment] = []
         while self._to_close and self._close_time(self._to_close[0]) <= boundary_ms:
             due.append(self._to_close.popleft())
-        closed = self._closed(due) if due else None
+        closing = self._due(due) if due else None
         self._expire(boundary_ms)
         self._spill()
-        return closed
+        return closing
 
-    def _closed(self, due: list[Segment]) -> Closed:
-        inputs = [segment.inputs for segment in due if segment.inputs is not None]
-        predictions = [segment.predictions for segment in due if segment.predictions is not None]
+    def closed(self, due: Due) -> Closed:
+        """The samples of ``due``, whose payload is there by now."""
+        inputs = [segment.inputs for segment in due.segments if segment.inputs is not None]
+        predictions = [segment.predictions for segment in due.segments if segment.predictions is not None]
+        for segment in due.segments:
+            segment.inputs = segment.predictions = None
+        labels = (due.masks & CLICK).astype(np.float64)
+        return Closed(
+            np.concatenate(inputs), np.concatenate(predictions), labels, due.masks, due.shown, due.ticks
+        )
+
+    def _due(self, due: list[Segment]) -> Due:
         begin, end = due[0].base, due[-1].end
         masks = self._masks.rows(begin, end)
         for segment in due:
             self._shut(segment)
-        labels = (masks & CLICK).astype(np.float64)
-        self.counts.samples += len(labels)
-        self.counts.positives += int(labels.sum())
-        return Closed(
-            np.concatenate(inputs),
-            np.concatenate(predictions),
-            labels,
-            masks,
-            self._recent.rows(begin, end),
-            np.repeat([segment.tick for segment in due], [segment.size for segment in due]),
-        )
+        self.counts.samples += len(masks)
+        self.counts.positives += int(np.count_nonzero(masks & CLICK))
+        ticks = np.repeat([segment.tick for segment in due], [segment.size for segment in due])
+        return Due(due, masks, self._recent.rows(begin, end), ticks)
 
     def forget_all(self) -> None:
         """Forget every impression and every waiting action, which counts as expired; the totals stay.
@@ -254,6 +267,7 @@ class Join:
         while self._to_close:
             segment = self._to_close.popleft()
             self._shut(segment)
+            segment.inputs = segment.predictions = None
             dropped += segment.size
         return dropped
 
@@ -350,7 +364,6 @@ class Join:
 
     def _shut(self, segment: Segment) -> None:
         segment.open = False
-        segment.inputs = segment.predictions = None
         if segment.written:
             self._deletes.append(JOIN_PAYLOAD + number(segment.base))
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from features.compiled import kernel
 from features.events import IntArray
+from features.hashing import Keys
 from state.joins.columns import Column, Shown
 from state.row_index import HashArray
 
@@ -108,6 +109,12 @@ class Recent:
             self._prices.values[some].copy(),
             self._partitions.values[some].copy(),
         )
+
+    def replace_keys(self, begin: int, keys: Keys) -> None:
+        """Other key columns (n, c) for the rows from ``begin`` on; rows that have left are passed over."""
+        gone = min(max(self.base - begin, 0), len(keys))
+        first = begin + gone - self.base
+        self._keys.values[first : first + len(keys) - gone] = keys[gone:]
 
     def hashes(self, begin: int, end: int) -> HashArray:
         """Hashes of the rows with these numbers, copied."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import pytest
+from state.formulas import COUNTS, unpack_row
 
 import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Topics
@@ -19,7 +20,6 @@ from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play
 from replay.process_faults import ProcessFaults
 from replay.simulate.faults import FLOOD_USER
-from state.formulas import COUNTS, unpack_row
 from tests.integration.faults_harness import (
     Laboratory,
     Table,
