@@ -21,21 +21,23 @@ MAX_NOTE_BYTES = 3_900
 MAX_PLAIN_BYTES = 1 << 20
 #: Workers before the present one that a note remembers.
 MAX_EARLIER = 8
+#: No worker's name.
+UNNAMED = ""
 _VERSION = "1:"
 
 
 class Holder(msgspec.Struct, array_like=True, frozen=True):
-    """A worker that had the partition before, and up to where it had done everything."""
+    """A worker that had the partition before, and up to where it had done everything.
+
+    ``UNNAMED``: another client, which knows no notes, had set the offset ``until``.
+    """
 
     worker: str
     until: int
 
 
 class Before(msgspec.Struct, array_like=True):
-    """What the worker before the present one had done when it lost the partition.
-
-    No worker: another client, which knows no notes, had committed ``end``.
-    """
+    """What the worker before the present one had done when it lost the partition."""
 
     worker: str
     end: int

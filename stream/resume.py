@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stream.commit_note import MAX_EARLIER, Before, CommitNote, Holder, taken_from
+from stream.commit_note import MAX_EARLIER, UNNAMED, Before, CommitNote, Holder, taken_from
 from stream.lane import NEVER, Position
 from stream.offset_ranges import Ranges, complement, intersection, size, union
 
@@ -73,12 +73,12 @@ def resumption(
             own.position = _fresh(note.before.end)
             own.position.open_ranges = complement(note.before.done(), note.before.end)
     before, earlier = (None, []) if note is None else taken_from(note, worker)
-    if note is None and committed:
-        # Another client set this offset: what lies below it was not done here, whoever it was.
-        before = Before("", committed, [])
     rewound = twice = 0
     version = note.version if note is not None and note.worker == worker else 0
     if own is None:
+        if note is None and committed:
+            # Another client set this offset: whoever did what lies below it, it was not this worker.
+            earlier = [Holder(UNNAMED, committed)]
         position = note.position() if note is not None else _fresh(committed or 0)
         read_from = committed if note is None else position.resume_at
         if note is not None and note.worker == worker and (done := size(note.done())):
@@ -161,9 +161,7 @@ def _merged(
     )
     done_here = complement(own.open_ranges, own.end)
     before = known.before.done() if known.before is not None else []
-    told = union(mine, before)
-    if note.before is not None and not note.before.worker:
-        told = union(told, note.before.done())
+    told = union(union(mine, before), _committed_by(UNNAMED, note))
     twice = 0
     if mine or len(note.earlier) < MAX_EARLIER:
         done_by_others = intersection(note.done(), complement(told, note.end))

@@ -114,6 +114,11 @@ def test_what_an_operator_set_back_is_done_twice_and_nothing_below_it_is() -> No
     found = resumption("a", "actions 2", Known(position(100), "t1"), Place(110, done, 0, 120, "t1"))
     assert (found.rewound, found.lost, found.done_twice) == (0, 0, 30)
     assert found.read_from == 110
+    # Nor does that change where a third worker takes over before the first one comes back.
+    known = resumption("c", "actions 2", None, Place(110, done, 0, 120, "t1")).known
+    later = note("c", position(115), before=known.before, earlier=known.earlier)
+    found = resumption("a", "actions 2", Known(position(100), "t1"), Place(115, later, 0, 120, "t1"))
+    assert (found.read_from, found.done_twice) == (115, 30)
 
 
 def test_what_retention_deleted_before_it_was_read_is_counted() -> None:
