@@ -80,17 +80,26 @@ class Piece(NamedTuple):
 
 
 class Pass:
-    """What a lane has of one pass of time, up to where it goes back."""
+    """What a lane has of one pass of time, up to where it goes back.
 
-    def __init__(self, began: int, newest: int = NEVER, promised: int = NEVER, settled: bool = False) -> None:
+    ``behind``: the mark that it went back from: the pass before's, or the watermark where that has no events.
+    """
+
+    def __init__(
+        self,
+        began: int,
+        newest: int = NEVER,
+        promised: int = NEVER,
+        settled: bool = False,
+        behind: int = NEVER,
+    ) -> None:
         self.began = began
+        self.behind = behind
         self.newest = newest
         self.promised = promised
         #: As ``promised``, known from outside: it says nothing about what has gone back in time.
         self.complete = NEVER
         self.settled = settled
-        #: The mark that it went back from: the pass before's, or the watermark where that has no events.
-        self.behind = NEVER
         self.size = 0
         self.pieces: deque[Piece] = deque()
         self.buffered = 0
@@ -130,8 +139,7 @@ class Lane:
         self.passes: deque[Pass] = deque([Pass(-1, position.newest, position.promised, True)])
         for one in position.passes:
             mark = self.passes[-1].mark(lateness_ms)
-            self.passes.append(Pass(one.began, one.newest, one.promised, one.settled))
-            self.passes[-1].behind = mark
+            self.passes.append(Pass(one.began, one.newest, one.promised, one.settled, mark))
         self.parked: list[Piece] = []
         #: When it was heard last, or known to be silent from; and when events came last.
         self.heard = now
@@ -346,8 +354,7 @@ class Lane:
     def _go_back(self, offset: int, mark: int, now: float) -> Pass:
         if not self.back:
             self.back_since = now
-        self.passes.append(Pass(offset))
-        self.passes[-1].behind = mark
+        self.passes.append(Pass(offset, behind=mark))
         return self.passes[-1]
 
 

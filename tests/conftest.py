@@ -8,6 +8,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from tests.selection import leave_out
+
 settings.register_profile("surgeline", deadline=None)
 # In CI the examples are the same each time: what fails there, fails here.
 settings.register_profile("ci", deadline=None, derandomize=True)
@@ -35,6 +37,4 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With ``--smallest``, leave out what is marked ``ordinary_sizes``."""
     if config.getoption("smallest"):
-        kept = [item for item in items if item.get_closest_marker("ordinary_sizes") is None]
-        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        items[:] = kept
+        leave_out(config, items, lambda item: item.get_closest_marker("ordinary_sizes") is not None)

@@ -17,6 +17,7 @@ import pytest
 import surgeline.broker as brokers
 from stream.scenario import Scenario, Topics
 from tests.integration.secured import Secured, missing
+from tests.selection import leave_out
 
 KINDS: list[brokers.Kind] = ["embedded"]
 if brokers.kafka_home() is not None:
@@ -28,16 +29,13 @@ PARAMS = [pytest.param(kind, marks=pytest.mark.kafka) for kind in KINDS]
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests with the mark ``one_broker`` run on the last kind only: what they are about is not the broker."""
-    left_out = {
-        item
-        for item in items
-        if item.get_closest_marker("one_broker") is not None
-        and isinstance(item, pytest.Function)
-        and hasattr(item, "callspec")
-        and item.callspec.params.get("running_broker", KINDS[-1]) != KINDS[-1]
-    }
-    config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+
+    def on_another(item: pytest.Item) -> bool:
+        if item.get_closest_marker("one_broker") is None or not hasattr(item, "callspec"):
+            return False
+        return bool(item.callspec.params.get("running_broker", KINDS[-1]) != KINDS[-1])
+
+    leave_out(config, items, on_another)
 
 
 @pytest.fixture(scope="session", params=PARAMS)

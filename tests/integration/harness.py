@@ -41,6 +41,7 @@ T = TypeVar("T")
 T0 = 1_700_000_000_000
 #: Machines that run other things too: generous, and only ever waited for in full when a test fails.
 PATIENCE_S = 120.0
+#: First on the path of a process whose clock is ahead.
 MOVED_CLOCK = Path(__file__).parent / "moved_clock"
 #: Silence never closes a partition, so that ticks depend on events and watermarks alone.
 TIMES = Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=120.0, idle_s=3600.0)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -303,19 +304,34 @@ def test_a_clock_that_was_set_back_is_told(broker: str, scenario_factory: Factor
         worker.end()
 
 
-def test_producers_that_are_late_are_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
-    """Failure: every event comes ten minutes old, and what is served is as old; lag in records shows none.
+@pytest.mark.parametrize(
+    ("fault", "rows", "alert"),
+    [
+        pytest.param({"ahead_ms": -600_000}, 70, "SurgelineWatermarkBehind", id="late"),
+        pytest.param({"misplaced": True}, 50, "SurgelineMisplacedKeys", id="misplaced"),
+    ],
+)
+def test_producers_at_fault_are_told(
+    fault: dict[str, Any],
+    rows: int,
+    alert: str,
+    broker: str,
+    scenario_factory: Factory,
+    tmp_path: Path,
+) -> None:
+    """Failure: every event comes ten minutes old, and what is served is as old, though lag in records shows
+    none of it; or a partitioner of the producer's own breaks joins across workers, unseen.
 
-    Required: ``SurgelineWatermarkBehind`` alone.
+    Required: each raises its own alert, and no other one.
     """
     scenario = scenario_factory(times=LIVE)
     worker = Worker(scenario, broker, tmp_path).ready()
     try:
-        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario, ahead_ms=-600_000):
+        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario, **fault):
             scrapes.watch(worker)
             worker.reached(samples=40)
-            scrapes.after(70)
-            assert scrapes.fired() - UNTRAINED == {"SurgelineWatermarkBehind"}
+            scrapes.after(rows)
+            assert scrapes.fired() - UNTRAINED == {alert}
     finally:
         worker.end()
 
@@ -364,20 +380,3 @@ def test_records_that_two_workers_did_are_told(
         admin.close()
         for worker in workers:
             worker.end()
-
-
-def test_keys_by_another_partitioner_are_told(broker: str, scenario_factory: Factory, tmp_path: Path) -> None:
-    """Failure: a producer with a partitioner of its own breaks joins across workers, unseen.
-
-    Required: ``SurgelineMisplacedKeys`` alone.
-    """
-    scenario = scenario_factory(times=LIVE)
-    worker = Worker(scenario, broker, tmp_path).ready()
-    try:
-        with Scrapes(tmp_path) as scrapes, Shop(broker, scenario, misplaced=True):
-            scrapes.watch(worker)
-            worker.reached(samples=40)
-            scrapes.after(50)
-            assert scrapes.fired() - UNTRAINED == {"SurgelineMisplacedKeys"}
-    finally:
-        worker.end()
