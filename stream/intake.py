@@ -17,7 +17,8 @@ from stream.commit_note import CommitNote, note_of
 from stream.decode import Decoded, Decoder, Record, Refused
 from stream.events import Action, Impression
 from stream.notices import Notices
-from stream.resume import Known, Place, resumption
+from stream.offset_ranges import size, union
+from stream.resume import Known, Place, done_elsewhere, resumption
 from stream.scenario import Times
 from stream.timeline import Source, Timeline
 
@@ -64,6 +65,15 @@ class Intake:
         self.known[source] = found.known
         self._timeline.assign(source, found.known.position, self._clock.monotonic())
         return found.read_from, found.version
+
+    def compare(self, source: Source, place: Place, totals: Totals) -> None:
+        """Look at a partition that the state knows and another worker has: what was done by both is said."""
+        name, known = _name(source), self.known[source]
+        twice, text = done_elsewhere(self._worker, name, known, place)
+        if twice:
+            self._notices.say("done_twice", text, subject=name)
+            totals.done_twice += size(twice)
+            known.twice = union(known.twice, twice)
 
     def revoke(self, source: Source) -> None:
         """Stop reading a source. Where it is assigned again, reading goes on from here."""

@@ -18,12 +18,16 @@ from stream.offset_ranges import Ranges, complement, intersection, size, union
 
 
 class Known(msgspec.Struct):
-    """A partition in a worker's state: its position, and the topic's id then (empty where unknown)."""
+    """A partition in a worker's state: its position, and the topic's id then (empty where unknown).
+
+    ``twice``: what was said to be done by others, too, while the partition was theirs.
+    """
 
     position: Position
     topic: str = ""
     before: Before | None = None
     earlier: list[Holder] = []
+    twice: list[tuple[int, int]] = []
 
 
 class Place(NamedTuple):
@@ -104,13 +108,7 @@ def resumption(
                 )
             )
         if twice and note is not None:
-            said.append(
-                (
-                    "done_twice",
-                    f"{name}: worker {note.worker} took over before the last {twice} records done here were "
-                    "committed; they have been done by both",
-                )
-            )
+            said.append(("done_twice", _twice_text(name, note, twice)))
     position, lost = _without_deleted(position, place.begin, begun=own is not None or committed is not None)
     if lost:
         said.append(
@@ -159,14 +157,44 @@ def _merged(
         # Where it is not known which of what is read again was done, nothing is taken for done.
         done_before=NEVER if again else theirs.done_before,
     )
-    done_here = complement(own.open_ranges, own.end)
-    before = known.before.done() if known.before is not None else []
-    told = union(union(mine, before), _committed_by(UNNAMED, note))
     twice = 0
     if mine or len(note.earlier) < MAX_EARLIER:
-        done_by_others = intersection(note.done(), complement(told, note.end))
-        twice = size(intersection(done_here, done_by_others))
+        twice = size(_done_by_both(worker, known, note))
     return position, size(again), twice
+
+
+def done_elsewhere(worker: str, name: str, own: Known, place: Place) -> tuple[Ranges, str]:
+    """What ``own`` has done of a partition that another worker has now, and that one as well; with words.
+
+    A worker that comes back may be given other partitions than it had; what it had done without a commit was
+    done again by whoever took them. Empty where no note tells it exactly: after a second worker took over
+    from the first, the note knows what this one had committed by its lowest open offset alone.
+    """
+    note = place.note
+    if note is None or note.worker == worker or own.topic != note.topic or _made_anew(own, place):
+        return [], ""
+    next_after = note.before is not None and note.before.worker == worker
+    never_committed = len(note.earlier) < MAX_EARLIER and all(one.worker != worker for one in note.earlier)
+    if not (next_after or never_committed):
+        return [], ""
+    twice = _done_by_both(worker, own, note)
+    return twice, _twice_text(name, note, size(twice))
+
+
+def _done_by_both(worker: str, known: Known, note: CommitNote) -> Ranges:
+    """What the state has done, and others as well without knowing it."""
+    before = known.before.done() if known.before is not None else []
+    told = union(_committed_by(worker, note), _committed_by(UNNAMED, note))
+    told = union(union(told, before), known.twice)
+    done_by_others = intersection(note.done(), complement(told, note.end))
+    return intersection(complement(known.position.open_ranges, known.position.end), done_by_others)
+
+
+def _twice_text(name: str, note: CommitNote, count: int) -> str:
+    return (
+        f"{name}: worker {note.worker} took over before the last {count} records done here were committed; "
+        "they have been done by both"
+    )
 
 
 def _committed_by(worker: str, note: CommitNote) -> Ranges:

@@ -329,15 +329,26 @@ class Runtime:
 
     # -- offsets (the transport's OffsetOwner)
 
-    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
+    async def remembered(self) -> set[TP]:
+        """Source partitions that the state knows, whoever has them now."""
+        topics = {kind: topic for topic, kind in self._kinds.items()}
+        known = await self._call(lambda: list(self.engine.intake.known))
+        return {TP(topics[source.kind], source.partition) for source in known}
+
+    async def resume(
+        self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
+    ) -> Mapping[TP, int]:
         """Where to read from after a rebalance; ``stream.resume`` says how that is decided."""
         ids = await self._topic_ids(logging.WARNING)
-        places = {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in places.items()}
-        offsets = await self._call(self._resume, places, epoch)
+        places, elsewhere = (
+            {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in some.items()}
+            for some in (places, elsewhere)
+        )
+        offsets = await self._call(self._resume, places, elsewhere, epoch)
         logger.info("Reading %d partitions, %d from this state's own offsets", len(places), len(offsets))
         return offsets
 
-    def _resume(self, places: Mapping[TP, Place], epoch: int) -> dict[TP, int]:
+    def _resume(self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int) -> dict[TP, int]:
         engine = self.engine
         self._epoch = epoch
         self._durable = {}
@@ -352,6 +363,8 @@ class Runtime:
             offset = engine.assign(source, places[tp])
             if offset is not None:
                 offsets[tp] = offset
+        for tp, place in elsewhere.items():
+            engine.intake.compare(Source(self._kinds[tp.topic], tp.partition), place, engine.totals)
         self._owned = set(sources.values())
         return offsets
 

@@ -50,8 +50,14 @@ class PartitionBatch(NamedTuple):
 class OffsetOwner(Protocol):
     """A state that owns the offsets of batch topics."""
 
-    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
-        """Where to read each partition from; partitions left out stay where the group is."""
+    async def remembered(self) -> set[TP]:
+        """Partitions that the state knows, assigned or not."""
+
+    async def resume(
+        self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
+    ) -> Mapping[TP, int]:
+        """Where to read each partition from; partitions left out stay where the group is. ``elsewhere``:
+        what the group has committed of remembered partitions that are not assigned here."""
 
     def committable(self) -> Mapping[TP, int]:
         """Offsets (of the next record) that the state has made durable."""
@@ -283,14 +289,16 @@ class Consumer(driver.Consumer):
         if self._owner is None:
             return
         batched = [tp for tp in self.assignment() if self.is_batched(tp.topic)]
-        committed = await self._thread.committed(batched)
+        others = sorted(await self._owner.remembered() - set(batched))
+        committed = await self._thread.committed([*batched, *others])
         begins = await self.earliest_offsets(*batched) if batched else {}
         ends = await self.highwaters(*batched) if batched else {}
         places = {
             tp: Place(offset, decode_note(text), begins.get(tp), ends.get(tp))
             for tp, (offset, text) in committed.items()
         }
-        resume = await self._owner.resume(places, self.epoch)
+        elsewhere = {tp: places.pop(tp) for tp in others}
+        resume = await self._owner.resume(places, elsewhere, self.epoch)
         away = {tp: offset for tp, offset in resume.items() if offset != places[tp].committed}
         if away:
             await self.seek_wait(away)

@@ -6,6 +6,7 @@ Every fault counts what it did; the engine's own counts are held against that, t
 from __future__ import annotations
 
 import signal
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,9 +41,11 @@ SHOWN = 1500
 @pytest.fixture(scope="module")
 def lab(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """One worker for those faults that need no settings of their own: most of a test is a worker's start."""
+    # A process that takes tests from another one may make this fixture again, on the broker that it has.
+    name = f"faults-{uuid.uuid4().hex[:8]}"
     roles = ("impressions", "actions", "dead_letter", "weights", "features")
-    topics = Topics(**{role: f"faults-{role.replace('_', '-')}" for role in roles})
-    scenario = Scenario(name="faults", topics=topics, times=TIMES)
+    topics = Topics(**{role: f"{name}-{role.replace('_', '-')}" for role in roles})
+    scenario = Scenario(name=name, topics=topics, times=TIMES)
     with laboratory(broker, scenario, tmp_path_factory.mktemp("faults")) as room:
         yield room
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import subprocess
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ def scenario(name: str) -> Scenario:
 def life(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """Start; a log with its own times; serving from the topic; the same at 20 times its speed, now; stop;
     start again."""
-    setting, home = scenario("life"), tmp_path_factory.mktemp("life")
+    # A process that takes tests from another one may make this fixture again, on the broker that it has.
+    setting, home = scenario(f"life-{uuid.uuid4().hex[:8]}"), tmp_path_factory.mktemp("life")
     processes: list[Any] = []
     try:
         worker = Worker(setting, broker, home).ready()
@@ -282,7 +284,7 @@ def test_a_worker_answers_on_its_pages(life: Life, free_port: Callable[[], int],
     assert get(f"{base}/health") == {"status": "up"}
     assert "<html" in get(f"{base}/live").lower()
     view = life.worker.view()
-    assert (view["name"], view["source"]) == ("life", "0")
+    assert (view["name"], view["source"]) == (life.scenario.name, "0")
     assert get(f"{base}/live/data?since={2**62}")["moments"] == []
 
 
@@ -304,7 +306,7 @@ def test_what_is_no_request_to_a_page_is_one_line_of_json(life: Life) -> None:
     ):
         answered, answer = exchange(life.worker.port, data)
         assert answered == status, answer
-        assert word in answer["error"] if status != 200 else answer["name"] == "life"
+        assert word in answer["error"] if status != 200 else answer["name"] == life.scenario.name
     metrics = life.worker.metrics()
     for status, count in ((400, 2), (431, 1), (405, 1), (404, 1)):
         assert f'surgeline_page_errors_total{{status="{status}"}} {count}.0' in metrics

@@ -220,7 +220,7 @@ async def test_lag_is_shown_of_owned_partitions_alone(scenario: Scenario) -> Non
 
     async def assign(*owned: TP) -> None:
         epoch = runtime._epoch + 1
-        await runtime.resume({tp: Place(end=0) for tp in owned}, epoch)
+        await runtime.resume({tp: Place(end=0) for tp in owned}, {}, epoch)
 
     assert shown() == {}
     await assign(*mine)

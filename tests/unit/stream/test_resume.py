@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stream.commit_note import CommitNote, decode_note, encode_note, note_of
 from stream.lane import NEVER, Lane, Position
 from stream.offset_ranges import Ranges, complement, intersection, size, union
-from stream.resume import Known, Place, resumption
+from stream.resume import Known, Place, done_elsewhere, resumption
 
 LENGTH = 60
 
@@ -121,6 +121,36 @@ def test_what_an_operator_set_back_is_done_twice_and_nothing_below_it_is() -> No
     assert (found.read_from, found.done_twice) == (115, 30)
 
 
+def test_what_was_done_by_both_is_said_where_the_partition_stays_with_the_other() -> None:
+    """Failure: a worker was killed between checkpoint and commit, comes back, and is given other partitions.
+
+    Found with four partitions and two workers: which two it had depended on who had joined first.
+    """
+    begun = resumption("b", "actions 2", Known(position(0), "t1"), Place(None, None, 0, 120, "t1")).known
+    own = Known(position(50, [(0, 0), (30, 34)]), "t1")
+    never = note("b", position(80, [(0, 0)]), before=begun.before, earlier=begun.earlier)
+    twice, text = done_elsewhere("a", "actions 2", own, Place(80, never, topic="t1"))
+    assert twice == [(1, 29), (35, 49)]
+    assert "worker b" in text and "last 44 records" in text
+    own.twice = twice
+    assert done_elsewhere("a", "actions 2", own, Place(80, never, topic="t1"))[0] == [], "said once"
+    later = resumption("a", "actions 2", own, Place(80, never, 0, 120, "t1"))
+    assert later.done_twice == 0, "also where it is given back"
+    # Committed in part: what the successor's note holds of its commit was not done by both.
+    taken = resumption("b", "p", None, Place(0, note("a", position(40, [(0, 0), (30, 34)])), 0, 120, "t1"))
+    after = note("b", position(80, [(0, 0)]), before=taken.known.before, earlier=taken.known.earlier)
+    own.twice = []
+    assert done_elsewhere("a", "p", own, Place(80, after, topic="t1"))[0] == [(40, 49)]
+    # After a third worker only the lowest open offset of that commit is known: nothing is said.
+    third = resumption("c", "p", None, Place(0, after, 0, 120, "t1")).known
+    last = note("c", position(90), before=third.before, earlier=third.earlier)
+    assert done_elsewhere("a", "p", own, Place(90, last, topic="t1")) == ([], "")
+    # Nor of a topic that was made anew, nor where no other worker has it.
+    assert done_elsewhere("a", "p", own, Place(80, never, topic="t2")) == ([], "")
+    assert done_elsewhere("a", "p", own, Place(80, note("a", position(90)), topic="t1")) == ([], "")
+    assert done_elsewhere("a", "p", own, Place(80, None, topic="t1")) == ([], "")
+
+
 def test_what_retention_deleted_before_it_was_read_is_counted() -> None:
     own = Known(position(40, [(30, 34)]), "t1")
     found = resumption("a", "impressions 0", own, Place(30, note("a", own.position), 55, 120, "t1"))
@@ -198,6 +228,16 @@ class Group:
         self.twice += found.done_twice
         self.holder = worker
 
+    def look(self, worker: Worker) -> None:
+        """A start, or a rebalance that leaves the partition with another worker."""
+        if worker is not self.holder and worker.known is not None and self.note is not None:
+            found, _ = done_elsewhere(worker.name, "p", worker.known, Place(None, self.note, topic="t1"))
+            counted_by_others = set().union(*(w.counted for w in self.workers if w is not worker))
+            assert as_set(found) <= worker.counted & counted_by_others, "said of what was done once"
+            assert not as_set(found) & as_set(worker.known.twice), "said again"
+            worker.known.twice = union(worker.known.twice, found)
+            self.twice += size(found)
+
     def work(self, up_to: int, leave_open: set[int]) -> None:
         """Do all open records below ``up_to`` except some."""
         assert self.holder is not None and self.holder.known is not None
@@ -237,6 +277,7 @@ STEPS = st.lists(
         st.just(("commit",)),
         st.just(("kill",)),
         st.tuples(st.just("move"), st.integers(0, 2)),
+        st.tuples(st.just("look"), st.integers(0, 2)),
     ),
     max_size=30,
 )
@@ -255,6 +296,8 @@ def test_whoever_has_the_partition_every_record_is_done_once(steps: list[tuple[o
             # What was not checkpointed is lost with the process; the next one starts from the commit.
             group.restore(0)
             group.give(group.workers[step[1]])  # type: ignore[call-overload]
+        elif step[0] == "look":
+            group.look(group.workers[step[1]])  # type: ignore[call-overload]
         elif step[0] == "kill":
             group.restore(0)
             group.give(group.holder)  # type: ignore[arg-type]

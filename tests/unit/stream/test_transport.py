@@ -24,6 +24,8 @@ from stream.transport import ANSWER_S, Consumer, PartitionBatch, batch_topic
 
 BATCHED, PLAIN = TP("batched", 0), TP("plain", 0)
 OTHER = TP("batched", 1)
+#: Of the state, and another worker has it.
+ELSEWHERE = TP("batched", 2)
 
 
 class Fetched(NamedTuple):
@@ -45,10 +47,15 @@ class Owner:
 
     def __init__(self) -> None:
         self.durable: dict[TP, int] = {}
-        self.asked: list[tuple[dict[TP, Place], int]] = []
+        self.asked: list[tuple[dict[TP, Place], dict[TP, Place], int]] = []
 
-    async def resume(self, places: Mapping[TP, Place], epoch: int) -> Mapping[TP, int]:
-        self.asked.append((dict(places), epoch))
+    async def remembered(self) -> set[TP]:
+        return {BATCHED, ELSEWHERE}
+
+    async def resume(
+        self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
+    ) -> Mapping[TP, int]:
+        self.asked.append((dict(places), dict(elsewhere), epoch))
         return {BATCHED: 40, OTHER: 7}
 
     def commit_text(self, tp: TP) -> str:
@@ -315,7 +322,8 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
         return dict.fromkeys(tps, 5)
 
     async def committed(tps: list[TP]) -> dict[TP, tuple[int | None, str]]:
-        return {BATCHED: (30, "of another client"), OTHER: (7, "")}
+        assert ELSEWHERE in tps and len(tps) == len(set(tps))
+        return {BATCHED: (30, "of another client"), OTHER: (7, ""), ELSEWHERE: (12, "")}
 
     monkeypatch.setattr(consumer, "seek_wait", seek_wait)
     monkeypatch.setattr(consumer, "highwaters", highwaters)
@@ -326,7 +334,7 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     assert consumer.epoch == before + 1
     # Plain topics are Faust's own; where owner and group agree, no second seek is needed.
     places = {BATCHED: Place(30, None, 5, 99), OTHER: Place(7, None, 5, 99)}
-    assert owner.asked == [(places, consumer.epoch)]
+    assert owner.asked == [(places, {ELSEWHERE: Place(12)}, consumer.epoch)]
     assert sought == [{BATCHED: 40}]
     assert not consumer._delivered
     (message,) = (await fetch(consumer, monkeypatch, {BATCHED: records(40, 41)}))[BATCHED]
