@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from state.join import Closed
 
 from bench._registry import BenchError
 from bench._rows import BoolArray, FloatArray
 from contracts.scenario import Scenario
 from models.deep.trunk import Trunk
+from state.joins.columns import Closed
 from state.store import Store
 from stream.engine import Engine
 from surgeline.evaluation.rehearse import Rehearsal
@@ -68,9 +68,7 @@ def run(
                 rehearsal.feed(frame)
             rehearsal.finish()
             panel, report = rehearsal.engine.panel, rehearsal.report()
-    place = {
-        name: row for row, name in enumerate(s for part in parts for seg in part.segments for s in seg.ids)
-    }
+    place = {name: row for row, name in enumerate(one for part in parts for one in part.shown.ids)}
     try:
         rows = np.array([place[name] for name in ids], dtype=np.int64)
     except KeyError as error:

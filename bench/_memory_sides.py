@@ -23,24 +23,32 @@ import numpy as np
 import psutil
 
 from bench._registry import Result
-from contracts.events import Impression
+from contracts.events import ACTIONS, Impression
 from contracts.scenario import Scenario
+from features.declared import plan_from
+from features.hashing import Keys, hash_numbers
+from features.row_bytes import pack
+from features.topic import OF_PARTITION, row_names, row_prefix
 from models.deep.trunk import Trunk
 from serving.feature_view import FeatureView
-from state.formulas import COUNTS, feature_names, pack_row
-from state.join import Join
+from state.feature_table import FeatureTable, Moment
+from state.joins.join import Join
+from state.joins.orphans import MAX_ORPHANS, Orphans
+from state.keys import JOIN_SHOWN, ROWS
 from state.memory import FreedMemory
-from state.orphans import MAX_ORPHANS, Orphans
 from state.store import Batch, Store
-from state.tables import DecayedCounts
+from stream.columns import shown_columns
 from stream.engine import Engine
 from stream.timeline import Position, Source, Timeline
 
 START = 1_700_000_000_000
 TICK_MS, WINDOW_MS, LIMIT_MS = 1_000, 5_000, 300_000
-HALF_LIVES = Scenario().features.half_lives_s
+PLAN = plan_from({}, ACTIONS)
 #: Columns of what the experts see (hidden units and real-time features), and how many experts there are.
-INPUTS, EXPERTS = 32 + len(feature_names(HALF_LIVES)), 4
+INPUTS, EXPERTS = 32 + len(PLAN.names), 4
+#: The table whose rows are measured.
+USERS = "user_id"
+DAY_MS = 86_400_000
 
 
 def impressions(first: int, rows: int) -> list[Impression]:
@@ -70,7 +78,7 @@ def store() -> Iterator[Store]:
 
 
 def join_of(where: Store) -> Join:
-    return Join(where, TICK_MS, WINDOW_MS, LIMIT_MS)
+    return Join(where, TICK_MS, WINDOW_MS, LIMIT_MS, len(PLAN.remembered))
 
 
 def show(join: Join, tick: int, first: int, rows: int) -> None:
@@ -78,18 +86,11 @@ def show(join: Join, tick: int, first: int, rows: int) -> None:
     events = impressions(first, rows)
     ids = [event.impression_id for event in events]
     join.new_rows(ids)
-    join.add(
-        tick,
-        ids,
-        np.array([event.event_time for event in events], dtype=np.int64),
-        [event.user_id for event in events],
-        [event.item_id for event in events],
-        [event.category_id for event in events],
-        [str(event.position) for event in events],
-    )
-    join.attach_payload(
-        np.zeros((rows, INPUTS), dtype=np.float32), np.zeros((rows, EXPERTS), dtype=np.float32)
-    )
+    times = np.array([event.event_time for event in events], dtype=np.int64)
+    shown = shown_columns(ids, events, times, np.zeros(rows, dtype=np.int16), PLAN.remembered)
+    row = join.add(tick, shown)
+    inputs = np.zeros((rows, INPUTS), dtype=np.float32)
+    join.attach_payload(row, inputs, np.zeros((rows, EXPERTS), dtype=np.float32))
 
 
 def written(join: Join, where: Store) -> None:
@@ -135,7 +136,7 @@ def remembered(rows: int) -> Result:
         assert join.rows_in_memory == 0 and len(join) == rows + 100
         gc.collect()
         traced = tracemalloc.get_traced_memory()[0] - before
-        on_disk = sum(len(key) + len(value) for key, value in where.scan(b"seg/"))
+        on_disk = sum(len(key) + len(value) for key, value in where.scan(JOIN_SHOWN))
         return {"bytes_per_row": traced / rows, "disk_bytes_per_row": on_disk / rows}
 
 
@@ -152,43 +153,63 @@ def orphans(rows: int) -> Result:
         waiting = Orphans(where, limit=rows)
         before = resident()
         for n in range(rows):
-            waiting.wait(f"impression-{n:012d}", 1, START + n, START + LIMIT_MS + n // 1000 * TICK_MS)
+            waiting.wait(f"impression-{n:012d}", 1, START + n, START + LIMIT_MS + n // 1000 * TICK_MS, 0)
         waiting.write(Batch())
         return {"bytes_per_row": (resident() - before) / rows, "limit": MAX_ORPHANS}
 
 
 def features(rows: int) -> Result:
-    """Rows of one table of decayed counts in a worker's memory, and on disk."""
+    """Rows of one table in a worker's memory, and on disk."""
     with store() as where:
-        table = DecayedCounts("user", HALF_LIVES, where, cached_rows=10 * rows)
+        number = list(PLAN.tables).index(USERS)
+        table = FeatureTable(USERS, number, PLAN.tables[USERS], where, DAY_MS)
         before = resident()
-        for begin in range(0, rows, 5_000):
-            ids = [f"user-{n:07d}" for n in range(begin, begin + 5_000)]
-            columns, times = np.zeros(len(ids), dtype=np.int64), np.full(len(ids), START, dtype=np.int64)
-            table.observe(ids, columns, times, (START, START + TICK_MS), columns == 0)
+        for keys in chunks(rows, 5_000):
+            begin = np.ones(len(keys), dtype=np.bool_)
+            table.moment = Moment(1, np.zeros(len(keys), dtype=np.int16), START)
+            slots = table.locate(keys, begin)
+            table.values[slots] = some_values(len(keys))
+            table.touch(slots)
         bytes_per_row = (resident() - before) / rows
         batch = Batch()
         table.write(batch)
         where.commit(batch)
-        on_disk = sum(len(key) + len(value) for key, value in where.scan(b"row/"))
+        on_disk = sum(len(key) + len(value) for key, value in where.scan(ROWS))
         return {"bytes_per_row": bytes_per_row, "disk_bytes_per_row": on_disk / rows}
+
+
+def chunks(rows: int, size: int) -> Iterator[Keys]:
+    """Different keys."""
+    for begin in range(0, rows, size):
+        yield hash_numbers(np.arange(begin, min(begin + size, rows)))
+
+
+def some_values(rows: int) -> Any:
+    """Values of rows whose newest event is now."""
+    values = np.ones((rows, PLAN.tables[USERS].width))
+    values[:, 0] = START
+    return values
+
+
+def named(keys: Keys) -> list[tuple[bytes, bytes]]:
+    """Rows as they stand in the topic."""
+    names = row_names(row_prefix(OF_PARTITION, 0, USERS), keys)
+    return list(zip(names, pack(keys, some_values(len(keys)), START), strict=True))
 
 
 def served(rows: int) -> Result:
     """Feature rows of one worker in serving's memory."""
-    view = FeatureView(HALF_LIVES)
-    row = pack_row(START, np.ones((len(COUNTS), len(HALF_LIVES))))
+    view = FeatureView(PLAN, 7 * DAY_MS, capacity=10 * rows)
     before = resident()
-    for begin in range(0, rows, 1_000):
-        view.apply([(f"0/user/user-{n:07d}".encode(), row) for n in range(begin, begin + 1_000)])
+    for keys in chunks(rows, 1_000):
+        view.apply(named(keys))
     return {"bytes_per_row": (resident() - before) / rows}
 
 
 def unsent(rows: int) -> Result:
     """Feature rows that wait for a broker that takes none, as the runtime keeps them."""
-    row = pack_row(START, np.ones((len(COUNTS), len(HALF_LIVES))))
     before = resident()
-    kept = {("user", f"user-{n:07d}"): bytes(bytearray(row)) for n in range(rows)}
+    kept = {name: row for keys in chunks(rows, 1_000) for name, row in named(keys)}
     return {"bytes_per_row": (resident() - before) / len(kept)}
 
 

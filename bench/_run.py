@@ -24,13 +24,13 @@ from clients.launch import Child
 from contracts.events import BEHAVIOUR
 from contracts.scenario import Scenario, Topics
 from contracts.weights import Weights, decode_weights
-from models.train import train_from_log
 from replay.files import write_log
 from replay.log import RecordedLog
 from replay.open_log import open_log
 from replay.player import PlayReport, play
 from replay.simulate import Double11, Double11Config
 from surgeline.local.broker import HOST, free_port
+from surgeline.train import train_on
 
 PARTITIONS = 4
 HIDDEN = 32
@@ -75,7 +75,7 @@ def prepare(folder: Path, bootstrap: str, events: int) -> tuple[Run, PlayReport]
     say("training a trunk")
     times = pl.scan_parquet(log).select(pl.col("event_time").quantile(0.2)).collect().item()
     trunk = folder / "trunk"
-    train_from_log(log, trunk, hidden=HIDDEN, epochs=2, until=int(times))
+    train_on(open_log(log), trunk, hidden=HIDDEN, epochs=2, until=int(times))
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     run = Run(Scenario(name=prefix, trunk=str(trunk)), bootstrap, folder, open_log(log))
     say("filling the topics")

@@ -1,45 +1,68 @@
-"""Trunks and scenarios that the figures of accuracy compare; what this version lacks is None or refused."""
+"""Trunks and scenarios that the figures of accuracy compare."""
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 
+from bench._engine_pass import CHUNK_ROWS
 from bench._registry import BenchError
 from bench._rows import CONTEXT, FloatArray
 from contracts.scenario import Scenario
+from features.defaults import DEFAULT
+from models.deep.fitted import Options
+from models.deep.load import load_trunk
+from models.deep.samples import Samples
 from models.deep.trunk import Trunk
-from models.train import TrainError
-from replay.log import RecordedLog
-from surgeline.train import train_on
+from models.train import TrainError, train_from_samples
+from surgeline.training_pass import collect
 
-HIDDEN, EPOCHS, SEED = 32, 20, 0
-
-
-def network(log: RecordedLog, folder: Path, until: int, scenario: Scenario) -> Trunk:
-    """The default trunk, fitted on what ``log`` has before ``until`` (ms)."""
-    return _trained(log, folder, until, scenario)
-
-
-def trees(log: RecordedLog, folder: Path, until: int, scenario: Scenario) -> Trunk:
-    """A trunk of trees. Raises ``BenchError`` where training has no other kinds than the network."""
-    if "kind" not in inspect.signature(train_on).parameters:
-        raise BenchError("no such trunk kind: trees")
-    return _trained(log, folder, until, scenario, kind="trees")
+SEED = 0
+#: What entries of the default features are left with where nothing may count seconds since something.
+WITHOUT_TIME: dict[str, dict[str, Any]] = {
+    "recency": {"as": ["steps", "faded"]},
+    "session": {"as": ["step", "sessions", "steps"]},
+}
 
 
-def network_of_ids(log: RecordedLog, folder: Path, until: int, scenario: Scenario) -> Trunk:
-    """The network on ids, context, place and price alone, without features: the first edition's trunk."""
-    return _trained(log, folder, until, scenario)
+def samples_before(events: pl.DataFrame, until: int, scenario: Scenario) -> Samples:
+    """What the engine saw of ``events`` before ``until`` (ms), for trunks of every kind."""
+    seen = events.head(int(events["event_time"].search_sorted(until, side="left")))
+    return collect(seen.iter_slices(CHUNK_ROWS), scenario)[0]
 
 
-def without_time(_scenario: Scenario) -> Scenario | None:
-    """``scenario`` without its seconds-since features; None where it has no features to choose from."""
-    return None
+def trained(samples: Samples, folder: Path, kind: str, scenario: Scenario) -> Trunk:
+    """A trunk with its kind's own size and patience. Raises ``BenchError``."""
+    try:
+        train_from_samples(
+            samples,
+            folder,
+            kind,
+            Options(seed=SEED),
+            log="the part before",
+            label_window_s=scenario.times.label_window_s,
+        )
+    except TrainError as error:
+        raise BenchError(str(error)) from error
+    return load_trunk(folder)
+
+
+def of_ids(samples: Samples) -> Samples:
+    """Without features: what the first edition's trunk read."""
+    return Samples(samples.columns, samples.clicked)
+
+
+def without_time(scenario: Scenario) -> Scenario:
+    """``scenario`` with the default features less those that count seconds since something."""
+    features = {
+        name: [{**entry, **WITHOUT_TIME.get(name, {})} for entry in entries]
+        for name, entries in DEFAULT.items()
+    }
+    return msgspec.structs.replace(scenario, features=features)
 
 
 def frozen_predictions(trunk: Trunk, shown: pl.DataFrame) -> FloatArray:
@@ -53,20 +76,3 @@ def frozen_predictions(trunk: Trunk, shown: pl.DataFrame) -> FloatArray:
     hidden = trunk.hidden({**columns, "context": context}, shown.height)
     result: FloatArray = 1.0 / (1.0 + np.exp(-trunk.frozen_logit(hidden)))
     return result
-
-
-def _trained(log: RecordedLog, folder: Path, until: int, scenario: Scenario, **more: Any) -> Trunk:
-    try:
-        train_on(
-            log,
-            folder,
-            hidden=HIDDEN,
-            epochs=EPOCHS,
-            seed=SEED,
-            until=until,
-            label_window_s=scenario.times.label_window_s,
-            **more,
-        )
-    except TrainError as error:
-        raise BenchError(str(error)) from error
-    return Trunk.load(folder)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from bench._rows import (
     touches_of,
 )
 from contracts.scenario import Scenario
+from models.deep.samples import Samples
 from replay.errors import LogError
 from replay.log import RecordedLog
 from replay.open_log import open_log
@@ -56,7 +56,6 @@ SIDES = {
     "river": "peer: River, hashed logistic",
     "vw": "peer: Vowpal Wabbit, its best",
 }
-Trainer = Callable[[RecordedLog, Path, int, Scenario], _trunks.Trunk]
 
 
 def measure(options: Options) -> Result:
@@ -71,11 +70,9 @@ def measure(options: Options) -> Result:
     if not 0 < cut < shown.height:
         raise BenchError(f"{log.name} has no impressions {'before' if not cut else 'from'} {stamp(CUT)}")
     measured = _Measured(log, events, shown, cut)
-    sides, missing = measured.sides()
     return {
-        **measured.compare(sides),
+        **measured.compare(measured.sides()),
         **measured.about(),
-        "missing": missing,
         "limits": LIMITS,
         "quick": options.quick,
         "machine": facts,
@@ -100,37 +97,34 @@ class _Measured:
         self._variants: dict[str, dict[str, FloatArray]] = {}
         self._features: list[str] = []
 
-    def sides(self) -> tuple[dict[str, FloatArray | None], dict[str, str]]:
-        """Predictions of every side, None for what this version lacks, and why."""
-        missing: dict[str, str] = {}
-        engine = self._pass("network", _trunks.network, self._scenario)
+    def sides(self) -> dict[str, FloatArray]:
+        """Predictions of every side."""
+        samples = self._samples(self._scenario)
+        engine = self._pass("network", samples, self._scenario)
         self._clicked = engine.clicked
         self._features = engine.names
         if not self._clicked[self._cut :].any() or not self._clicked[: self._cut].any():
             raise BenchError(f"{self._log.name} has no clicks before or from {stamp(CUT)}")
-        found: dict[str, FloatArray | None] = {"engine": engine.engine}
-        try:
-            found["engine_trees"] = self._pass("trees", _trunks.trees, self._scenario).engine
-        except BenchError as error:
-            found["engine_trees"], missing["engine_trees"] = None, str(error)
+        found = {"engine": engine.engine}
+        found["engine_trees"] = self._pass("trees", samples, self._scenario).engine
         scenario = _trunks.without_time(self._scenario)
-        if scenario is None:
-            found["engine_without_time"] = None
-            missing["engine_without_time"] = "a scenario cannot leave out features yet"
-        else:
-            found["engine_without_time"] = self._pass("without_time", _trunks.network, scenario).engine
+        found["engine_without_time"] = self._pass("network", self._samples(scenario), scenario).engine
         found |= {"ftrl": engine.predictions["ftrl"], "frozen": engine.predictions["frozen"]}
         say("LightGBM on the engine's features")
         found["trees_frozen"] = _lightgbm_peer.frozen(engine.features, self._clicked, self._cut)
         self._online_peers()
         found |= {name: tried[self._best(tried)] for name, tried in self._variants.items()}
-        return {name: found[name] for name in SIDES}, missing
+        return {name: found[name] for name in SIDES}
 
-    def _pass(self, name: str, train: Trainer, scenario: Scenario) -> EnginePass:
+    def _samples(self, scenario: Scenario) -> Samples:
+        say("the engine over the first day, for what trunks are trained on")
+        return _trunks.samples_before(self._events, CUT, scenario)
+
+    def _pass(self, kind: str, samples: Samples, scenario: Scenario) -> EnginePass:
         with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as folder:
-            say(f"training a trunk: {name}")
-            trunk = train(self._log, Path(folder) / "trunk", CUT, scenario)
-        say(f"the engine over {self._events.height:,} events: {name}")
+            say(f"training a trunk: {kind}, {len(samples.feature_names)} features")
+            trunk = _trunks.trained(samples, Path(folder), kind, scenario)
+        say(f"the engine over {self._events.height:,} events: {kind}")
         return run(self._events, self._shown["impression_id"].to_list(), scenario, trunk, CUT)
 
     def _online_peers(self) -> None:
@@ -156,7 +150,7 @@ class _Measured:
         clicked = self._clicked[self._cut :]
         return min(tried, key=lambda name: float(_metrics.losses(tried[name][self._cut :], clicked).mean()))
 
-    def compare(self, sides: dict[str, FloatArray | None]) -> Result:
+    def compare(self, sides: dict[str, FloatArray]) -> Result:
         """Figures of each side on the second day, and the engine's paired differences to the others."""
         rows = self._shown.slice(self._cut)
         users, lists, clicked = codes(rows["user_id"]), codes(rows["request_id"]), self._clicked[self._cut :]
@@ -165,13 +159,12 @@ class _Measured:
             return _metrics.Scored(predictions[self._cut :], clicked, lists, users)
 
         say("figures")
-        each = {name: None if p is None else scored(p) for name, p in sides.items()}
+        each = {name: scored(p) for name, p in sides.items()}
         count = int(users.max()) + 1
         engine = each["engine"]
-        assert engine is not None
-        rivals = {name: one for name, one in each.items() if one is not None and name != "engine"}
+        rivals = {name: one for name, one in each.items() if name != "engine"}
         return {
-            "segments": {SEGMENT: {k: None if one is None else one.figures() for k, one in each.items()}},
+            "segments": {SEGMENT: {k: one.figures() for k, one in each.items()}},
             "differences": {name: _metrics.paired(engine, other, count) for name, other in rivals.items()},
             "variants": {
                 peer: {name: scored(p).figures() for name, p in tried.items()}
@@ -200,11 +193,7 @@ def broken(result: Result) -> list[str]:
     """Limits that the engine does not reach, and peers that it is not better than."""
     found = []
     figures = result["segments"][SEGMENT]
-    for side, reason in result["missing"].items():
-        found.append(f"{side} could not be measured: {reason}")
     for side, limits in LIMITS.items():
-        if figures[side] is None:
-            continue
         for name, limit in limits.items():
             value = figures[side][name]
             # NaN fails both.
@@ -233,9 +222,6 @@ def table(result: Result) -> str:
     ]
     for side, words in SIDES.items():
         one = figures[side]
-        if one is None:
-            lines.append(f"{words:<34}{'-':>8}{'-':>10}{'-':>8}   {result['missing'].get(side, '')}")
-            continue
         against = result["differences"].get(side)
         interval = _interval(against["logloss"]) if against else ""
         lines.append(f"{words:<34}{_row(one)}   {interval}")

@@ -20,7 +20,6 @@ from bench._peer_features import plain, recency
 from bench._registry import BenchError, Options, Result, say
 from bench._rows import BoolArray, FloatArray, codes, impressions_of, steps_by_tick, touched, touches_of
 from contracts.scenario import Scenario
-from replay.open_log import open_log
 from replay.simulate import Double11, Double11Config
 from surgeline.times import stamp
 
@@ -120,12 +119,10 @@ def _sides(
     """Predictions (n,) of every side but the simulator's own, the labels, and what was chosen."""
     scenario = Scenario()
     with tempfile.TemporaryDirectory(prefix="surgeline-bench-") as name:
-        path = Path(name) / f"night-{config.seed}.parquet"
-        events.write_parquet(path)
-        log = open_log(path)
         say("training the trunks")
-        trunk = _trunks.network(log, Path(name) / "trunk", begin, scenario)
-        ids = _trunks.network_of_ids(log, Path(name) / "ids", begin, scenario)
+        samples = _trunks.samples_before(events, begin, scenario)
+        trunk = _trunks.trained(samples, Path(name) / "trunk", "network", scenario)
+        ids = _trunks.trained(_trunks.of_ids(samples), Path(name) / "ids", "network", scenario)
     say(f"the engine over {events.height:,} events")
     engine = run(events, shown["impression_id"].to_list(), scenario, trunk, begin)
     clicked = engine.clicked

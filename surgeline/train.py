@@ -2,60 +2,81 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import polars as pl
 
-from contracts.scenario import home
+from contracts.scenario import Scenario, home, load_scenario
+from models.deep.fitted import Options
 from models.deep.load import kinds, load_trunk
 from models.deep.manifest import TrunkError
-from models.train import TrainError, TrainReport, train_from_log
-from replay.files import write_log
+from models.train import TrainError, TrainReport, train_from_samples
 from replay.log import RecordedLog
 from replay.open_log import open_log
 from surgeline.times import parse_time, stamp
+from surgeline.training_pass import collect
 
 
 def train_on(
     log: RecordedLog,
     out: Path,
     *,
+    scenario: Scenario | None = None,
     kind: str = "network",
     hidden: int = 0,
     epochs: int = 0,
     seed: int = 0,
     until: int | None = None,
-    label_window_s: float = 0.0,
 ) -> TrainReport:
-    """Export what ``log`` has before ``until`` (ms; None: all) to a temporary canonical file and train on it.
+    """Run the engine over what ``log`` has before ``until`` (ms; None: all), train on what it saw.
 
-    Going through the adapters means that a row that replay would refuse is not trained on either. Raises
-    ``TrainError``, which names the log.
+    Features are those of the scenario (None: of the defaults), each as of its impression, and a click counts
+    within the scenario's label window. Raises ``TrainError``, which names the log.
     """
-    with tempfile.TemporaryDirectory(prefix="surgeline-train-") as folder:
-        # The name of the file is what the trunk's manifest says it was trained on.
-        canonical = Path(folder) / f"{Path(log.name).stem or 'log'}.parquet"
-        where = "" if until is None else f" before {stamp(until)}"
-        if not write_log(_before(log, until), canonical):
-            why = refused(log)
-            raise TrainError(f"{log.name} has no events{where}{f': {why}' if why else ''}")
-        try:
-            return train_from_log(
-                canonical,
-                out,
-                kind=kind,
-                hidden=hidden,
-                epochs=epochs,
-                seed=seed,
-                until=until,
-                label_window_s=label_window_s,
-            )
-        except TrainError as error:
-            # The temporary file is gone when somebody reads this.
-            raise TrainError(str(error).replace(str(canonical), f"{log.name}{where}", 1)) from error
+    return train_on_frames(
+        before(log, until),
+        out,
+        log.name,
+        scenario=scenario,
+        kind=kind,
+        options=Options(hidden_size=hidden, epochs=epochs, seed=seed),
+        where="" if until is None else f" before {stamp(until)}",
+        why=lambda: refused(log),
+    )
+
+
+def train_on_frames(
+    frames: Iterable[pl.DataFrame],
+    out: Path,
+    name: str,
+    *,
+    scenario: Scenario | None = None,
+    kind: str = "network",
+    options: Options | None = None,
+    where: str = "",
+    why: Callable[[], str] = str,
+) -> TrainReport:
+    """``train_on`` for canonical frames in event-time order, of a log called ``name``.
+
+    ``where`` and ``why``: for an error, which part of the log that is, and what was refused of it.
+    """
+    scenario = scenario or Scenario()
+    samples, found = collect(frames, scenario)
+    if not len(samples):
+        reasons = [text for text in (why(), found.refused_because) if text]
+        raise TrainError(f"{name} has no impressions{where}{f': {reasons[0]}' if reasons else ''}")
+    report = train_from_samples(
+        samples,
+        out,
+        kind,
+        options or Options(),
+        log=name,
+        label_window_s=scenario.times.label_window_s,
+    )
+    return msgspec.structs.replace(report, late_actions=found.actions_after_label)
 
 
 def refused(log: RecordedLog) -> str:
@@ -64,7 +85,8 @@ def refused(log: RecordedLog) -> str:
     return tally.text() if tally is not None else ""
 
 
-def _before(log: RecordedLog, until: int | None) -> Iterator[pl.DataFrame]:
+def before(log: RecordedLog, until: int | None) -> Iterator[pl.DataFrame]:
+    """Frames of what ``log`` has before ``until`` (ms); None: all."""
     for frame in log.chunks():
         times = frame["event_time"]
         cut = frame.height if until is None else int(times.search_sorted(until, side="left"))
@@ -89,6 +111,12 @@ def holds_trunk(folder: Path) -> bool:
 
 @click.command()
 @click.argument("log")
+@click.option(
+    "--scenario",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=None,
+    help="Whose features and times the trunk is trained for.  [default: SURGELINE_SCENARIO]",
+)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -120,16 +148,10 @@ def holds_trunk(folder: Path) -> bool:
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--until", metavar="TIME", help="Read only what is older (ms or ISO).")
-@click.option(
-    "--label-window-s",
-    type=click.FloatRange(min=0.0),
-    default=0.0,
-    show_default=True,
-    help="A click later than this does not count; 0 counts all.",
-)
 @click.option("--keep", is_flag=True, help="Leave a trunk that OUT already holds, and train nothing.")
 def command(
     log: str,
+    scenario: Path | None,
     out: Path | None,
     mapping: Path | None,
     kind: str,
@@ -137,10 +159,13 @@ def command(
     epochs: int,
     seed: int,
     until: str | None,
-    label_window_s: float,
     keep: bool,
 ) -> None:
-    """Train a trunk from LOG: a file, a known log's name, or NAME:PATH."""
+    """Train a trunk from LOG: a file, a known log's name, or NAME:PATH.
+
+    The engine's own pass over the log gives what it is trained on: features as of each impression, and
+    labels by the scenario's window.
+    """
     folder = out if out is not None else home() / "trunk"
     if keep and holds_trunk(folder):
         click.echo(f"{folder} holds a trunk: kept")
@@ -149,12 +174,12 @@ def command(
     report = train_on(
         opened,
         folder,
+        scenario=load_scenario(scenario),
         kind=kind,
         hidden=hidden,
         epochs=epochs,
         seed=seed,
         until=None if until is None else parse_time(until),
-        label_window_s=label_window_s,
     )
     click.echo(report.describe())
     if left := refused(opened):

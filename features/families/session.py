@@ -10,7 +10,7 @@ Source: RecSys Challenge 2019 solutions (session length, step, last actions). Ra
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -23,14 +23,17 @@ from features.hashing import cross, hash_numbers
 from features.passes import Block, Pass
 from features.scope import Scope
 
-NAMES = ("step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace")
+As = Literal["step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace"]
+NAMES: tuple[As, ...] = get_args(As)
 SCALES = np.array([[3.0], [10.0], [10.0], [10.0], [5.0], [5.0], [5.0]])
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.session]]``: no settings but the scenario's ``features.session_gap_s``."""
+    """``[[features.session]]``; the scenario's ``features.session_gap_s`` says where a session ends."""
 
     DECLARED: ClassVar[str] = "session"
+
+    take: tuple[As, ...] = msgspec.field(name="as", default=NAMES)
 
     def kinds(self) -> tuple[str, ...]:
         """None by name: every action and behaviour is a step."""
@@ -49,7 +52,7 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
 
     def features(self, scope: Scope) -> tuple[Feature, ...]:
         """See the module."""
-        return tuple(Feature(f"session.{name}", 0.0, 5.0) for name in NAMES)
+        return tuple(Feature(f"session.{name}", 0.0, 5.0) for name in self.take)
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
@@ -67,7 +70,7 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         numbers[5] = raw[:, columns.BEFORE] + step
         numbers[6] = since_start / np.maximum(step, 1.0)
         self._provide(batch, raw)
-        return list(np.log1p(numbers) / SCALES)
+        return list((np.log1p(numbers) / SCALES)[[NAMES.index(name) for name in self.take]])
 
     @staticmethod
     def _provide(batch: Pass, raw: FloatArray) -> None:

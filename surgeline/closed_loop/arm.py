@@ -50,22 +50,57 @@ trunk = {trunk}
 [topics]
 impressions = "closed-{run}-{arm}-impressions"
 actions = "closed-{run}-{arm}-actions"
+behaviours = "closed-{run}-{arm}-behaviours"
 dead_letter = "closed-{run}-{arm}-dead-letter"
 weights = "closed-{run}-{arm}-weights"
 features = "closed-{run}-{arm}-features"
 partitions = 2
 
+{settings}"""
+#: What a trunk is trained for, and every arm has.
+SETTINGS = """\
 [times]
 label_window_s = 3.0
 lateness_s = 0.5
 join_limit_s = 120.0
 
-# Four minutes stand for a night of eight hours: what is an hour there is half a minute here.
-[features]
-half_lives_s = [10.0, 60.0, 600.0]
-
 [learners]
 half_life_s = 600.0
+
+# Four minutes stand for a night of eight hours: what is an hour there is half a minute here.
+[[features.counts]]
+keys = ["everything"]
+half_lives_s = [10, 60]
+velocities = ["impression"]
+
+[[features.counts]]
+keys = ["item_id"]
+half_lives_s = [10, 60, 600]
+velocities = ["impression"]
+parent = ["category_id"]
+
+[[features.counts]]
+keys = ["category_id"]
+half_lives_s = [10, 60, 600]
+
+[[features.counts]]
+keys = ["user_id"]
+half_lives_s = [60, 600]
+
+[[features.counts]]
+keys = ["user_id", "category_id"]
+half_lives_s = [600]
+
+[[features.counts]]
+keys = ["position"]
+half_lives_s = [60, 600]
+
+[[features.recency]]
+as = ["seconds", "count"]
+
+[[features.session]]
+
+[[features.price]]
 """
 #: Clicks later than this after the last impressions are not seen: those do not count for predictions.
 SETTLE_S = 10.0
@@ -319,7 +354,7 @@ class Arm:
         """Serving, and for a learning arm a worker; ready when this returns."""
         trunk = json.dumps(str(self.plan.folder / "trunk"))
         self._scenario.write_text(
-            SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk), encoding="utf-8"
+            SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk, settings=SETTINGS), encoding="utf-8"
         )
         scenario = load_scenario(self._scenario)
         await asyncio.to_thread(prepare, connection(scenario.kafka, self.plan.bootstrap), scenario)

@@ -14,6 +14,7 @@ import secrets
 import shutil
 import signal
 import sys
+import tomllib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,7 +27,7 @@ from rich.table import Table
 
 from clients.connection import forget_security
 from contracts.errors import SurgelineError
-from contracts.scenario import home
+from contracts.scenario import Scenario, home
 from contracts.weights import LearnerMetrics
 
 if TYPE_CHECKING:
@@ -208,8 +209,10 @@ def train_on_evening(plan: Plan) -> Any:
     """A trunk in ``folder/trunk`` from the evening of the same world, as the logging policy showed it."""
     import polars as pl
 
-    from models.train import train_from_log
+    from models.deep.fitted import Options
     from replay.simulate import Double11
+    from surgeline.closed_loop.arm import SETTINGS
+    from surgeline.train import train_on_frames
 
     config = plan.config
     shown = float(Double11(config).curve.expected(plan.from_s))
@@ -221,9 +224,13 @@ def train_on_evening(plan: Plan) -> Any:
         logs.append(log.filter(pl.col("event_time") < end))
         if int(log["event_time"][-1]) >= end:
             break
-    path = plan.folder / "evening.parquet"
-    pl.concat(logs).write_parquet(path)
-    return train_from_log(path, plan.folder / "trunk", hidden=32, epochs=10, seed=0).training
+    return train_on_frames(
+        logs,
+        plan.folder / "trunk",
+        "the evening",
+        scenario=msgspec.convert(tomllib.loads(SETTINGS), Scenario),
+        options=Options(hidden_size=32, epochs=10),
+    ).training
 
 
 async def run_arms(names: Sequence[str], plan: Plan) -> list[Outcome]:

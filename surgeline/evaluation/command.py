@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from contracts.scenario import load_scenario
+from models.deep.load import kinds
 from replay.report.schema import Evaluation
 from surgeline.evaluation.evaluate import EvaluateError, Request, evaluate
 from surgeline.progress import Bar
@@ -34,6 +35,7 @@ def _file(exists: bool = False) -> click.Path:
 )
 @click.option("--until-train", metavar="TIME", help="Train on what is older (ms or ISO), evaluate the rest.")
 @click.option("--warm", is_flag=True, help="Run the engine over the training part, too.")
+@click.option("--kind", type=click.Choice(kinds()), default="network", help="Trained trunk.")
 @click.option("--hidden", type=click.IntRange(min=0), default=0, help="Trained trunk; 0: its kind's.")
 @click.option("--epochs", type=click.IntRange(min=0), default=0, help="Trained trunk; 0: its kind's.")
 @click.option("--mapping", type=_file(), help="TOML column mapping, for any other table.")
@@ -52,6 +54,7 @@ def command(
     log: str,
     trunk: Path | None,
     warm: bool,
+    kind: str,
     hidden: int,
     epochs: int,
     mapping: Path | None,
@@ -73,6 +76,7 @@ def command(
         trunk=trunk,
         until_train=None if until_train is None else parse_time(until_train),
         warm=warm,
+        kind=kind,
         hidden=hidden,
         epochs=epochs,
         limit=limit,

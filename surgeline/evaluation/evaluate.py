@@ -58,6 +58,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     warm: bool = False
     hidden: int = 0
     epochs: int = 0
+    kind: str = "network"
     limit: int | None = None
     truth: Path | None = None
     cadence: str = ""
@@ -231,11 +232,12 @@ def _trunk(
     report = train_on(
         log,
         folder / "trunk",
+        scenario=scenario,
+        kind=request.kind,
         hidden=request.hidden,
         epochs=request.epochs,
         seed=request.seed,
         until=until,
-        label_window_s=scenario.times.label_window_s,
     )
     training = report.training
     words = f"{training.rows:,} impressions of {log.name} before {stamp(until)}"
@@ -255,8 +257,7 @@ def _fitted(trunk: Trunk, log: RecordedLog, found: Analysis) -> Fitted | None:
         last_ms=last,
         rows=rows,
         share=rows / found.rows,
-        # `surgeline train` writes a file of the log's name and trains on that.
-        same_log=Path(training.log).stem == (Path(log.name).stem or "log"),
+        same_log=training.log == log.name,
     )
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import polars as pl
-from state.joins.join import Closed
 from threadpoolctl import threadpool_limits
 
 from contracts.events import KINDS, Watermark
@@ -24,6 +23,7 @@ from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
 from replay.produce import partitions_of
 from replay.records import to_records
+from state.joins.columns import Closed
 from state.store import Store
 from stream.decode import Record
 from stream.engine import Engine
@@ -49,6 +49,7 @@ class RehearsalReport(msgspec.Struct, kw_only=True):
     refused_because: str
     orphans_waiting: int
     orphans_expired: int
+    actions_after_label: int
     ticks: int
     seconds: float
     metrics: dict[str, LearnerMetrics]
@@ -143,6 +144,7 @@ class Rehearsal:
             refused_because=self.refused_because,
             orphans_waiting=join.orphans_waiting,
             orphans_expired=join.orphans_expired,
+            actions_after_label=join.actions_after_label,
             ticks=totals.ticks,
             seconds=time.monotonic() - self._began,
             metrics=engine.panel.metrics(),

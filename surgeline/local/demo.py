@@ -146,10 +146,11 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     """Logs to replay, and the trunk, trained on what came before them. Returns (recorded, burst)."""
     import polars as pl
 
-    from models.train import train_from_log
+    from models.deep.fitted import Options
     from replay.open_log import open_log
     from replay.simulate.config import Double11Config
     from replay.simulate.generate import Double11
+    from surgeline.train import train_on_frames
 
     begun = time.monotonic()
     obd = pl.concat(list(open_log("obd").chunks()))
@@ -161,11 +162,11 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
     paths = folder / "recorded.parquet", folder / "burst.parquet"
     obd.filter(pl.col("event_time") >= split).write_parquet(paths[0])
     night.filter(pl.col("event_time") >= midnight).write_parquet(paths[1])
-    pl.concat(_same_context(before)).write_parquet(folder / "before.parquet")
     say(f"Logs: {len(obd):,} recorded events, {len(night):,} simulated ({time.monotonic() - begun:.0f} s)")
 
     begun = time.monotonic()
-    report = train_from_log(folder / "before.parquet", folder / "trunk", hidden=32, epochs=6, seed=0)
+    options = Options(hidden_size=32, epochs=6)
+    report = train_on_frames(before, folder / "trunk", "what came before", options=options)
     say(
         f"Trunk: trained on {report.training.rows:,} impressions from before the replay in "
         f"{time.monotonic() - begun:.0f} s, then frozen"
@@ -174,21 +175,6 @@ def make_logs(folder: Path) -> tuple[Path, Path]:
         SCENARIO.format(trunk=json.dumps(str((folder / "trunk").absolute()))), encoding="utf-8"
     )
     return paths
-
-
-def _same_context(frames: list[Any]) -> list[Any]:
-    """Frames whose ``context`` structs have the union of the fields, empty where a frame has none."""
-    import polars as pl
-
-    fields = sorted({field.name for frame in frames for field in frame.schema["context"].fields})
-    same = []
-    for frame in frames:
-        own = {field.name for field in frame.schema["context"].fields}
-        columns = [
-            pl.col("context").struct.field(name) if name in own else pl.lit("").alias(name) for name in fields
-        ]
-        same.append(frame.with_columns(pl.struct(columns).alias("context")))
-    return same
 
 
 def start_processes(place: Place, stack: ExitStack) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from features import checksums
 from features.checksums import crc32_rows
-from state import checksums
 
 
 @given(words=st.integers(0, 9), seed=st.integers(0, 2**32 - 1))
