@@ -41,11 +41,11 @@ import msgspec
 from aiohttp.web import Response
 from faust.transport.producer import ProducerBuffer
 from river import linear_model, optim
+from state.formulas import BASE_RATE, BASE_WEIGHT, COUNTS, TABLES, VOLUME_SCALE, feature_names
 
 from clients.connection import connection
 from contracts.events import ACTIONS, Action, Impression
 from contracts.scenario import Features
-from state.formulas import BASE_RATE, BASE_WEIGHT, COUNTS, TABLES, VOLUME_SCALE, feature_names
 
 NAME = os.environ.get("BENCH_APP", "bench-faust-idiomatic")
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))

@@ -15,6 +15,7 @@ from models.deep.load import kinds
 from models.deep.manifest import Training
 from models.deep.samples import Samples
 
+
 class TrainError(SurgelineError, ValueError):
     """The log cannot be trained on; the message says what is missing."""
 

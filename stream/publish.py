@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
-from state.feature_table import Changed
 
 from clients.connection import Connection
 from clients.quiet import answered
@@ -24,6 +23,7 @@ from contracts.scenario import Topics
 from contracts.weights import Weights, encode_weights, weights_key
 from features.row_bytes import pack
 from features.topic import OF_PARTITION, OF_WORKER, row_prefix
+from state.feature_table import Changed
 from stream.decode import Refused
 
 #: Rows that are put into batches before the event loop gets a turn.

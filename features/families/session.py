@@ -23,7 +23,9 @@ from features.hashing import cross, hash_numbers
 from features.passes import Block, Pass
 from features.scope import Scope
 
-As = Literal["step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace"]
+As = Literal[
+    "step", "seconds_since_last", "seconds_since_start", "seconds_known", "sessions", "steps", "pace"
+]
 NAMES: tuple[As, ...] = get_args(As)
 SCALES = np.array([[3.0], [10.0], [10.0], [10.0], [5.0], [5.0], [5.0]])
 

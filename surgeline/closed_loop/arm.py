@@ -354,7 +354,8 @@ class Arm:
         """Serving, and for a learning arm a worker; ready when this returns."""
         trunk = json.dumps(str(self.plan.folder / "trunk"))
         self._scenario.write_text(
-            SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk, settings=SETTINGS), encoding="utf-8"
+            SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk, settings=SETTINGS),
+            encoding="utf-8",
         )
         scenario = load_scenario(self._scenario)
         await asyncio.to_thread(prepare, connection(scenario.kafka, self.plan.bootstrap), scenario)

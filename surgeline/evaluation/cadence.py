@@ -12,10 +12,10 @@ from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
-from state.joins.join import Closed
 
 from contracts.errors import SurgelineError
 from models.online.base import clipped_sigmoid
+from state.joins.join import Closed
 from stream.engine import Engine
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}

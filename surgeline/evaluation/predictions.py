@@ -13,10 +13,10 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-from state.joins.join import Closed
 
 from replay.columns import IMPRESSION, context_type
 from replay.simulate.parquet import RowGroupWriter
+from state.joins.join import Closed
 
 #: Prefix of a learner's column, of a cadence's, and of a context field's.
 LEARNER, CADENCE, CONTEXT = "p_", "cadence_", "context_"

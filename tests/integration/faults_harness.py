@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import polars as pl
+from state.join import JoinCounts
 
 import surgeline.local.broker as brokers
 from contracts.events import DeadLetter
@@ -20,7 +21,6 @@ from models.deep.trunk import Trunk
 from replay.columns import conform
 from replay.faulty import FaultyLog
 from replay.player import PlayReport, play
-from state.join import JoinCounts
 from state.store import Store
 from stream.engine import Engine
 from tests.integration.harness import T0, Sale, Worker, read_topic, until

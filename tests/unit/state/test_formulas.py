@@ -11,8 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-
-from contracts.events import ACTIONS
 from state.formulas import (
     BASE_RATE,
     BASE_WEIGHT,
@@ -26,6 +24,8 @@ from state.formulas import (
     pack_row,
     unpack_row,
 )
+
+from contracts.events import ACTIONS
 
 HALF_LIVES = [60.0, 600.0]
 SMOOTHING = 20.0

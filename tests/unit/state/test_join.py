@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from state.join import CLICK, Closed, Join, JoinCounts, Joined
+from state.segments import BLOCK_ROWS, Segment
 
 from contracts.events import ACTIONS
 from state.errors import StateFormatError
-from state.join import CLICK, Closed, Join, JoinCounts, Joined
 from state.row_index import HashArray, hashes_of
-from state.segments import BLOCK_ROWS, Segment
 from state.store import Batch, Store
 
 TICK, WINDOW, LIMIT = 1000, 3000, 6000

@@ -32,7 +32,11 @@ def test_an_empty_state_and_our_own_are_read(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(b"1", "an earlier version"), (b"2", "an earlier version"), (b"%d" % (FORMAT_VERSION + 1), "a later version")],
+    [
+        (b"1", "an earlier version"),
+        (b"2", "an earlier version"),
+        (b"%d" % (FORMAT_VERSION + 1), "a later version"),
+    ],
 )
 def test_another_version_is_refused_with_what_to_do(store: Store, version: bytes, words: str) -> None:
     put(store, META_FORMAT, version)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from state.join import Join
+
 from state.memory import LOOK_S, WORTH_BYTES, FreedMemory
 from state.store import Batch, Store
 

@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from state.formulas import COUNTS, TABLES, features
 
 from contracts.scenario import Scenario
 from contracts.weights import decode_weights, encode_weights
 from models.deep.trunk import Trunk
 from state.errors import StateFormatError
-from state.formulas import COUNTS, TABLES, features
 from state.store import Batch, Store
 from stream.decode import Record
 from stream.engine import Engine
