@@ -65,7 +65,7 @@ def engine(run: Run, played: PlayReport, number: int) -> Result:
         "steady_events_per_cpu_s": part.per_cpu_s,
         "steady_events": part.events,
         "samples": final["samples"],
-        "versions": final["published"],
+        "versions": final["version"],
         "feature_rows": final["feature_rows"],
         "river_skipped_share": final["river_skipped"] / max(final["samples"], 1.0),
         "late": final["late"],
@@ -86,8 +86,7 @@ def engine_counts(page: Counts) -> dict[str, float]:
     counts["orphans"] = total("surgeline_orphans_total") + total("surgeline_orphans_waiting")
     counts["dead_letters"] = total("surgeline_dead_letters_total")
     counts["late"] = total("surgeline_late_events_total")
-    counts["published"] = total("surgeline_weights_published_total")
-    counts["publish_failures"] = total("surgeline_publish_failures_total")
+    counts["version"] = total("surgeline_weights_version")
     counts["checkpoints"] = total("surgeline_checkpoint_seconds_count")
     counts["feature_rows"] = total("surgeline_feature_rows_published_total")
     counts["river_skipped"] = total("surgeline_skipped_total", 'learner="river_')
@@ -95,8 +94,11 @@ def engine_counts(page: Counts) -> dict[str, float]:
 
 
 def tick_is_over(counts: Counts) -> bool:
-    """Whether the weights of the newest checkpoint are out, and not only counted."""
-    return counts["published"] + counts["publish_failures"] >= counts["checkpoints"]
+    """Whether the weights of the newest checkpoint of a worker that began without a state are out.
+
+    Its versions are numbered as its checkpoints are. What was published is counted with the next checkpoint.
+    """
+    return counts["version"] >= counts["checkpoints"]
 
 
 def _processed(counts: Counts) -> float:

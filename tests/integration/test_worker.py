@@ -16,6 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from bench._sides import engine_counts, tick_is_over
+from bench._watch import Counts, prometheus
 from models.weights import Weights, decode_weights
 from replay.player import PlayReport, play
 from state.formulas import TABLES
@@ -57,6 +59,7 @@ class Life:
     worker: Worker
     again: dict[str, int]
     serving: Serving
+    measured: Counts
 
 
 def scenario(name: str) -> Scenario:
@@ -79,6 +82,7 @@ def life(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life
 
         sent.append(play(Sale(3000, 30.0), setting, broker, time="keep"))
         totals.append(worker.reached(impressions=3000, samples=3000))
+        measured = until(lambda: _measured(worker), "the figure of throughput sees the end of a tick")
         versions.append(worker.view()["moments"][-1]["version"])
         serving = Serving(worker, broker).ready()
         processes.append(serving)
@@ -115,6 +119,7 @@ def life(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life
             worker=worker,
             again=worker.totals(),
             serving=serving,
+            measured=measured,
         )
     finally:
         for process in processes:
@@ -162,6 +167,24 @@ def test_weights_are_a_chain_of_versions(life: Life) -> None:
     assert chain[-1].samples == life.sent[0].impressions + life.sent[1].impressions
     assert chain[-1].watermarks.labels > life.sent[1].last_ms > T0  # type: ignore[operator]
     assert {weights.source for weights in chain} == {"0"}
+
+
+def _measured(worker: Worker) -> Counts | None:
+    """What the figure of throughput reads of a worker, once it takes a tick for over."""
+    counts = engine_counts(prometheus(worker.metrics()))
+    return counts if counts["samples"] and tick_is_over(counts) else None
+
+
+def test_the_figure_of_throughput_knows_when_a_worker_is_through(life: Life) -> None:
+    """Failure: it waits for ever, because a counter that it waits for follows the next checkpoint.
+
+    Mechanism: the metrics of a real worker after its first log. Required: the end of a tick is seen, and the
+    counts are the log's.
+    """
+    first = life.sent[0]
+    assert life.measured["samples"] == life.measured["impression"] == first.impressions
+    assert life.measured["click"] == first.by_action["click"]
+    assert not life.measured["duplicates"] and not life.measured["dead_letters"]
 
 
 def test_feature_rows_are_published(life: Life) -> None:

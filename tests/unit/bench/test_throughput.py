@@ -200,7 +200,7 @@ def test_counts_are_read_from_the_page_by_label() -> None:
                 "surgeline_orphans_total 1.0",
                 "surgeline_orphans_waiting 2.0",
                 "surgeline_checkpoint_seconds_count 4.0",
-                "surgeline_weights_published_total 3.0",
+                "surgeline_weights_version 3.0",
                 "faust_messages_received_total 12.0",
             ]
         )
@@ -209,7 +209,7 @@ def test_counts_are_read_from_the_page_by_label() -> None:
     assert (counts["impression"], counts["click"], counts["samples"]) == (100.0, 5.0, 100.0)
     assert (counts["river_skipped"], counts["orphans"], counts["received"]) == (60.0, 3.0, 12.0)
     assert not _sides.tick_is_over(counts)
-    assert _sides.tick_is_over({**counts, "published": 4.0})
+    assert _sides.tick_is_over({**counts, "version": 4.0})
 
 
 def test_every_metric_that_is_read_is_one_that_the_worker_has() -> None:
