@@ -14,12 +14,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from faust.types import TP
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from models.weights import LearnerMetrics
 from stream.engine import Engine
 from stream.pulse import Pulse
 
@@ -233,43 +235,46 @@ def _counters(engine: Engine) -> Iterator[Metric]:
 def _gauges(engine: Engine) -> Iterator[Metric]:
     whole, window = engine.panel.metrics(), engine.panel.window_metrics()
 
-    def known(values: Mapping[str, float | None]) -> dict[tuple[str, ...], float]:
-        return {(learner,): value for learner, value in values.items() if value is not None}
+    def known(
+        learners: Mapping[str, LearnerMetrics], figure: Literal["auc", "log_loss", "pcoc"]
+    ) -> dict[tuple[str, ...], float]:
+        values = {(learner,): getattr(figures, figure) for learner, figures in learners.items()}
+        return {learner: value for learner, value in values.items() if value is not None}
 
     yield gauge(
         "surgeline_auc",
         "Progressive AUC from binned scores",
-        known({learner: figures.auc for learner, figures in whole.items()}),
+        known(whole, "auc"),
         "learner",
     )
     yield gauge(
         "surgeline_log_loss",
         "Progressive log loss",
-        known({learner: figures.log_loss for learner, figures in whole.items()}),
+        known(whole, "log_loss"),
         "learner",
     )
     yield gauge(
         "surgeline_pcoc",
         "Predicted over observed clicks, 1 is calibrated",
-        known({learner: figures.pcoc for learner, figures in whole.items()}),
+        known(whole, "pcoc"),
         "learner",
     )
     yield gauge(
         "surgeline_auc_window",
         "AUC of the last ten minutes of ticks",
-        known({learner: figures.auc for learner, figures in window.items()}),
+        known(window, "auc"),
         "learner",
     )
     yield gauge(
         "surgeline_log_loss_window",
         "Log loss of the last ten minutes of ticks",
-        known({learner: figures.log_loss for learner, figures in window.items()}),
+        known(window, "log_loss"),
         "learner",
     )
     yield gauge(
         "surgeline_pcoc_window",
         "PCOC of the last ten minutes of ticks",
-        known({learner: figures.pcoc for learner, figures in window.items()}),
+        known(window, "pcoc"),
         "learner",
     )
     yield gauge("surgeline_buffered_events", "Events that wait for a tick", engine.timeline.buffered)

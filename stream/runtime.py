@@ -331,20 +331,19 @@ class Runtime:
 
     async def remembered(self) -> set[TP]:
         """Source partitions that the state knows, whoever has them now."""
-        topics = {kind: topic for topic, kind in self._kinds.items()}
         known = await self._call(lambda: list(self.engine.intake.known))
-        return {TP(topics[source.kind], source.partition) for source in known}
+        return {self._tp(source) for source in known}
 
     async def resume(
         self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
     ) -> Mapping[TP, int]:
         """Where to read from after a rebalance; ``stream.resume`` says how that is decided."""
         ids = await self._topic_ids(logging.WARNING)
-        places, elsewhere = (
-            {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in some.items()}
-            for some in (places, elsewhere)
-        )
-        offsets = await self._call(self._resume, places, elsewhere, epoch)
+
+        def identified(some: Mapping[TP, Place]) -> dict[TP, Place]:
+            return {tp: place._replace(topic=ids.get(tp.topic, "")) for tp, place in some.items()}
+
+        offsets = await self._call(self._resume, identified(places), identified(elsewhere), epoch)
         logger.info("Reading %d partitions, %d from this state's own offsets", len(places), len(offsets))
         return offsets
 

@@ -7,7 +7,6 @@ a session (with xdist: once a process); topics are fresh a test.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 
 import surgeline.broker as brokers
 from stream.scenario import Scenario, Topics
+from tests.integration.fresh import fresh_scenario, fresh_topics
 from tests.integration.secured import Secured, missing
 from tests.selection import leave_out
 
@@ -78,15 +78,13 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
 @pytest.fixture
 def topics() -> Topics:
     """Topic names that no other test has, four partitions."""
-    mark = uuid.uuid4().hex[:8]
-    names = ("impressions", "actions", "dead_letter", "weights", "features")
-    return Topics(**{name: f"{name.replace('_', '-')}-{mark}" for name in names})
+    return fresh_topics()
 
 
 @pytest.fixture
 def scenario_factory(topics: Topics) -> Callable[..., Scenario]:
     """Make a scenario on this test's topics; keyword arguments replace its fields."""
-    first = Scenario(name=f"test-{uuid.uuid4().hex[:8]}", topics=topics)
+    first = fresh_scenario("test", topics)
 
     def make(**changes: Any) -> Scenario:
         return msgspec.structs.replace(first, **changes)

@@ -6,7 +6,6 @@ Every fault counts what it did; the engine's own counts are held against that, t
 from __future__ import annotations
 
 import signal
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from replay.player import DELIVERED, play
 from replay.process_faults import ProcessFaults
 from replay.simulate.faults import FLOOD_USER
 from state.formulas import COUNTS, unpack_row
-from stream.scenario import Scenario, Topics
+from stream.scenario import Scenario
 from tests.integration.faults_harness import (
     Laboratory,
     Table,
@@ -31,6 +30,7 @@ from tests.integration.faults_harness import (
     newest,
     paused,
 )
+from tests.integration.fresh import fresh_scenario
 from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, rehearse, until
 
 Factory = Callable[..., Scenario]
@@ -41,12 +41,7 @@ SHOWN = 1500
 @pytest.fixture(scope="module")
 def lab(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
     """One worker for those faults that need no settings of their own: most of a test is a worker's start."""
-    # A process that takes tests from another one may make this fixture again, on the broker that it has.
-    name = f"faults-{uuid.uuid4().hex[:8]}"
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
-    topics = Topics(**{role: f"{name}-{role.replace('_', '-')}" for role in roles})
-    scenario = Scenario(name=name, topics=topics, times=TIMES)
-    with laboratory(broker, scenario, tmp_path_factory.mktemp("faults")) as room:
+    with laboratory(broker, fresh_scenario("faults", times=TIMES), tmp_path_factory.mktemp("faults")) as room:
         yield room
 
 

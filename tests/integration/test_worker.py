@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from bench._watch import Counts, prometheus
 from models.weights import Weights, decode_weights
 from replay.player import PlayReport, play
 from state.formulas import TABLES
-from stream.scenario import Scenario, Topics
+from stream.scenario import Scenario
+from tests.integration.fresh import fresh_scenario
 from tests.integration.harness import (
     T0,
     TIMES,
@@ -62,18 +62,11 @@ class Life:
     measured: Counts
 
 
-def scenario(name: str) -> Scenario:
-    roles = ("impressions", "actions", "dead_letter", "weights", "features")
-    names = {role: f"{name}-{role.replace('_', '-')}" for role in roles}
-    return Scenario(name=name, topics=Topics(**names), times=TIMES)
-
-
 @pytest.fixture(scope="module")
 def life(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     """Start; a log with its own times; serving from the topic; the same at 20 times its speed, now; stop;
     start again."""
-    # A process that takes tests from another one may make this fixture again, on the broker that it has.
-    setting, home = scenario(f"life-{uuid.uuid4().hex[:8]}"), tmp_path_factory.mktemp("life")
+    setting, home = fresh_scenario("life", times=TIMES), tmp_path_factory.mktemp("life")
     processes: list[Any] = []
     try:
         worker = Worker(setting, broker, home).ready()

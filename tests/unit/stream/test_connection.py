@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,15 @@ def test_a_broker_of_our_own_takes_no_settings(setenv: Any) -> None:
     assert connection() == Connection("127.0.0.1:9092")
 
 
+def refusal(folder: Path, line: str) -> str:
+    """What is said of a scenario with this line in its ``kafka`` table."""
+    path = folder / "sale.toml"
+    path.write_text(f"[kafka]\n{line}\n")
+    with pytest.raises(ScenarioError) as caught:
+        load_scenario(path)
+    return str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("field", "variable"),
     [
@@ -198,11 +208,9 @@ def test_a_broker_of_our_own_takes_no_settings(setenv: Any) -> None:
     ],
 )
 def test_a_scenario_with_a_secret_is_refused(tmp_path: Path, field: str, variable: str) -> None:
-    path = tmp_path / "sale.toml"
-    path.write_text(f'[kafka]\n{field} = "{PASSWORD}"\n')
-    with pytest.raises(ScenarioError, match=rf"kafka\.{field}: .*no secrets.*{variable}") as caught:
-        load_scenario(path)
-    assert PASSWORD not in str(caught.value)
+    said = refusal(tmp_path, f'{field} = "{PASSWORD}"')
+    assert re.search(rf"kafka\.{field}: .*no secrets.*{variable}", said)
+    assert PASSWORD not in said
 
 
 @pytest.mark.parametrize(
@@ -215,11 +223,7 @@ def test_a_scenario_with_a_secret_is_refused(tmp_path: Path, field: str, variabl
     ],
 )
 def test_a_wrong_scenario_says_what_is_allowed(tmp_path: Path, text: str, says: str) -> None:
-    path = tmp_path / "sale.toml"
-    path.write_text(f"[kafka]\n{text}\n")
-    with pytest.raises(ScenarioError) as caught:
-        load_scenario(path)
-    assert says in str(caught.value)
+    assert says in refusal(tmp_path, text)
 
 
 def test_a_scenario_holds_what_is_no_secret(tmp_path: Path) -> None:
