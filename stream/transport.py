@@ -86,6 +86,8 @@ class Consumer(driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.epoch = 0
+        # A rebalance seeks, and so does a fetch that ended across it; the owner must hear the newest last.
+        self._seeking = asyncio.Lock()
         self._batched: dict[str, bool] = {}
         # Per partition, batches in order of delivery: [last offset, message or None where agents are done].
         self._delivered: dict[TP, deque[list[Any]]] = {}
@@ -115,9 +117,10 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self._seek_again("while the flow was stopped")
             return
-        if records and (epoch != self.epoch or generation != self.app.consumer_generation_id):
-            # Fetched across a rebalance: from which position is unknown, so read again.
-            await self._seek_again("across a rebalance")
+        moved = epoch != self.epoch or generation != self.app.consumer_generation_id
+        if records and (moved or self._seeking.locked()):
+            # Fetched across a rebalance or a seek: from which position is unknown, so read again.
+            await self._seek_again("across a rebalance or a seek")
             return
         single = {}
         for tp, fetched in records.items():
@@ -281,7 +284,14 @@ class Consumer(driver.Consumer):
         return bool(super()._should_commit(tp, offset))
 
     async def perform_seek(self) -> None:
-        """Go to the committed offsets, or to those of the app's own state where it has them."""
+        """Go to the committed offsets, or to those of the app's own state where it has them.
+
+        One seek at a time.
+        """
+        async with self._seeking:
+            await self._seek_to_owned()
+
+    async def _seek_to_owned(self) -> None:
         await super().perform_seek()
         self.epoch += 1
         self._delivered.clear()

@@ -4,6 +4,7 @@ offsets has others committed for it, or when topics that did not ask for batches
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -299,9 +300,8 @@ async def test_an_owner_commits_what_is_durable_and_not_what_is_acknowledged(
     assert BATCHED in set(consumer._filter_tps_with_pending_acks())
 
 
-async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
-    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def seekable(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> list[dict[TP, int]]:
+    """Let the consumer seek without a broker; where to is added to what this returns."""
     sought: list[dict[TP, int]] = []
 
     async def to_committed() -> dict[TP, int]:
@@ -310,8 +310,6 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     async def seek_wait(offsets: dict[TP, int]) -> None:
         sought.append(offsets)
 
-    consumer.app.offsets = owner = Owner()
-    await deliver(consumer, monkeypatch, 9)
     monkeypatch.setattr(consumer, "seek_to_committed", to_committed)
     monkeypatch.setattr(consumer, "assignment", lambda: {BATCHED, OTHER, PLAIN})
 
@@ -329,6 +327,15 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     monkeypatch.setattr(consumer, "highwaters", highwaters)
     monkeypatch.setattr(consumer, "earliest_offsets", earliest)
     monkeypatch.setattr(consumer._thread, "committed", committed)
+    return sought
+
+
+async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consumer.app.offsets = owner = Owner()
+    await deliver(consumer, monkeypatch, 9)
+    sought = seekable(consumer, monkeypatch)
     before = consumer.epoch
     await consumer.perform_seek()
     assert consumer.epoch == before + 1
@@ -339,6 +346,38 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     assert not consumer._delivered
     (message,) = (await fetch(consumer, monkeypatch, {BATCHED: records(40, 41)}))[BATCHED]
     assert message.value.epoch == consumer.epoch
+
+
+async def test_of_two_seeks_at_once_the_owner_hears_the_newest_last(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: a worker reads for ever and learns nothing, because its state waits for batches of an epoch
+    that is over.
+
+    Mechanism: after an outage a rebalance seeks, and so does a fetch that ended across it; the first one's
+    owner takes longer (it asks a broker for the topics' ids). What is fetched meanwhile is of no known place.
+    """
+    heard: list[int] = []
+
+    class Slow(Owner):
+        async def resume(
+            self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
+        ) -> Mapping[TP, int]:
+            asked = await super().resume(places, elsewhere, epoch)
+            await asyncio.sleep(0.05 if len(self.asked) == 1 else 0.0)
+            heard.append(epoch)
+            return asked
+
+    consumer.app.offsets = Slow()
+    seekable(consumer, monkeypatch)
+    before = consumer.epoch
+    first = asyncio.create_task(consumer.perform_seek())
+    await asyncio.sleep(0.01)
+    second = asyncio.create_task(consumer.perform_seek())
+    assert await fetch(consumer, monkeypatch, {BATCHED: records(30, 39)}) == {}
+    await asyncio.gather(first, second)
+    assert heard == [before + 1, before + 2, before + 3]
+    assert consumer.epoch == heard[-1]
 
 
 async def test_what_is_committed_bears_the_owners_note(
