@@ -309,7 +309,10 @@ class Consumer(driver.Consumer):
         }
         elsewhere = {tp: places.pop(tp) for tp in others}
         resume = await self._owner.resume(places, elsewhere, self.epoch)
-        away = {tp: offset for tp, offset in resume.items() if offset != places[tp].committed}
+        # A group without an offset begins where the topic does. The seek above leaves such partitions, and
+        # those committed at 0, where they are: what was fetched of them and thrown away would be lost.
+        wanted = {tp: resume.get(tp, begins.get(tp, 0)) for tp in places}
+        away = {tp: at for tp, at in wanted.items() if at != places[tp].committed or not at}
         if away:
             await self.seek_wait(away)
 

@@ -300,8 +300,13 @@ async def test_an_owner_commits_what_is_durable_and_not_what_is_acknowledged(
     assert BATCHED in set(consumer._filter_tps_with_pending_acks())
 
 
-def seekable(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> list[dict[TP, int]]:
-    """Let the consumer seek without a broker; where to is added to what this returns."""
+def seekable(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch, batched: int | None = 30, other: int | None = 7
+) -> list[dict[TP, int]]:
+    """Let the consumer seek without a broker; where to is added to what this returns.
+
+    ``batched``, ``other``: what the group has committed of these partitions.
+    """
     sought: list[dict[TP, int]] = []
 
     async def to_committed() -> dict[TP, int]:
@@ -321,7 +326,7 @@ def seekable(consumer: Consumer, monkeypatch: pytest.MonkeyPatch) -> list[dict[T
 
     async def committed(tps: list[TP]) -> dict[TP, tuple[int | None, str]]:
         assert ELSEWHERE in tps and len(tps) == len(set(tps))
-        return {BATCHED: (30, "of another client"), OTHER: (7, ""), ELSEWHERE: (12, "")}
+        return {BATCHED: (batched, "of another client"), OTHER: (other, ""), ELSEWHERE: (12, "")}
 
     monkeypatch.setattr(consumer, "seek_wait", seek_wait)
     monkeypatch.setattr(consumer, "highwaters", highwaters)
@@ -346,6 +351,25 @@ async def test_a_seek_begins_an_epoch_and_goes_where_the_owner_says(
     assert not consumer._delivered
     (message,) = (await fetch(consumer, monkeypatch, {BATCHED: records(40, 41)}))[BATCHED]
     assert message.value.epoch == consumer.epoch
+
+
+async def test_what_was_thrown_away_before_anything_was_committed_is_read_again(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: the first records of a partition are lost in silence, because a seek to the committed offset
+    does nothing where that is 0 or none, and a fetch across a rebalance had moved the position on.
+    """
+
+    class Beginning(Owner):
+        async def resume(
+            self, places: Mapping[TP, Place], elsewhere: Mapping[TP, Place], epoch: int
+        ) -> Mapping[TP, int]:
+            return {BATCHED: 0}
+
+    consumer.app.offsets = Beginning()
+    sought = seekable(consumer, monkeypatch, batched=0, other=None)
+    await consumer.perform_seek()
+    assert sought == [{BATCHED: 0, OTHER: 5}], "OTHER begins at 5"
 
 
 async def test_of_two_seeks_at_once_the_owner_hears_the_newest_last(
