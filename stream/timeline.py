@@ -29,6 +29,9 @@ STRAYS_SHARE = 0.2
 #: the present: a share of ``idle_s``, and more than the age of what is known about its end
 #: (``stream.transport.ANSWER_S``).
 MIXED_SHARE, MIXED_LEAST_S = 0.8, 4.0
+#: Where a partition was not seen at its end for this share of ``idle_s`` (a backlog, or a broker that did not
+#: answer), nobody knows whether its producer's clock is slow.
+UNSEEN_SHARE = 0.5
 #: For so long what goes back in time is late at once, where others have stayed in the present.
 MIXED_FOR_S = 60.0
 
@@ -165,6 +168,8 @@ class Timeline:
         if at_end and not lane.at_end:
             lane.heard = max(lane.heard, now)
         if at_end:
+            if now - lane.ended_at >= UNSEEN_SHARE * self._idle_s:
+                lane.target_since = now
             lane.ended_at = now
         lane.at_end = at_end
 
@@ -311,7 +316,7 @@ class Timeline:
         """A lane is slow that does not get in time to where the others were: its clock is behind."""
         if mark == NEVER or mark >= lane.target:
             lane.target, lane.target_since, lane.slow = furthest, now, False
-        elif now - lane.target_since >= self._idle_s and lane.ended_at >= lane.target_since:
+        elif lane.ended_at - lane.target_since >= self._idle_s:
             lane.slow = True
 
     def _with_the_clock(self, speaking: bool, now: float, open_until: int) -> int:

@@ -151,6 +151,30 @@ def test_an_outage_is_no_silence() -> None:
     assert one.watermark(100.0 + IDLE + 2.0, LATER) == 10_000 - LATENESS + 4_000
 
 
+def test_in_an_outage_no_clock_is_found_slow() -> None:
+    """Failure: a partition that had not caught up when the broker fell silent no longer holds the watermark
+    when it answers again, and the first partition to speak makes the others' backlog late.
+    """
+    one = timeline(A, B)
+    put(one, B, [10_000], now=0.0)
+    put(one, A, [20_000], now=0.0)
+    assert one.watermark(0.0) == 9000
+    for source in (A, B):
+        one.set_at_end(source, True, 0.1)
+        one.set_at_end(source, False, 0.5)
+    assert one.watermark(IDLE + 1.0) == 9000
+    for source in (A, B):
+        one.set_at_end(source, True, 20.0)
+    put(one, A, [25_000], first=1, now=20.0)
+    assert one.watermark(20.0) == 9000
+    # What is known again counts again: B is at its end all the time, and does not get on.
+    for tenth in range(200, 200 + round(IDLE * 10) + 1):
+        one.set_at_end(B, True, tenth / 10)
+        put(one, B, [10_000 + tenth], first=tenth, now=tenth / 10)
+        assert one.watermark(tenth / 10) < 20_000 or tenth / 10 >= 20.0 + IDLE
+    assert one.watermark(20.0 + IDLE) == 24_000
+
+
 def test_without_any_event_silence_moves_nothing() -> None:
     one = timeline(A)
     one.set_at_end(A, True, 0.0)
