@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.errors import KafkaError
 
 from stream.connection import Connection
-from stream.quiet import answered
+from stream.quiet import answered, given_up
 from stream.refusal import refusal
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,13 @@ class Feed:
 
     async def run(self) -> None:
         """Follow until cancelled; whatever fails is logged and tried again."""
+        try:
+            await self._follow_for_ever()
+        finally:
+            # The process may go on without this feed, and must not say for ever that it waits.
+            given_up(self.topic)
+
+    async def _follow_for_ever(self) -> None:
         failures = 0
         while True:
             began = time.monotonic()

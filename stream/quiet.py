@@ -139,10 +139,11 @@ class Outage(logging.Filter):
             self._failing.clear()
         logger.warning("Kafka answers again after %s (%s)", _duration(lasted), _lines(held_back))
 
-    def given_up(self) -> None:
-        """Nobody waits for a broker any more: no line says that it does not answer."""
+    def given_up(self, who: str = "") -> None:
+        """``who`` waits for a broker no more: with nobody left that does, no line says that none answers."""
         with self._lock:
-            if self._over is not None:
+            self._failing.discard(who)
+            if self._over is not None and not self._failing - {""}:
                 self._over.set()
                 self._over = None
                 self._failing.clear()
@@ -196,9 +197,9 @@ def answered(who: str = "") -> None:
     _outage.answered(who)
 
 
-def given_up() -> None:
-    """Tell this process's filter that its client has stopped trying."""
-    _outage.given_up()
+def given_up(who: str = "") -> None:
+    """Tell this process's filter that its client (``who``: the topic it followed) has stopped trying."""
+    _outage.given_up(who)
 
 
 def _says(record: logging.LogRecord, text: str, known: dict[str, tuple[str, ...]]) -> bool:

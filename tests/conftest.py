@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -32,6 +34,22 @@ def pytest_configure(config: pytest.Config) -> None:
         from tests.smallest import shrink
 
         shrink(pytest.MonkeyPatch())
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """A command that runs in a test's own process makes the clients' loggers quieter: only for that test."""
+    before = {name: (logger.level, list(logger.filters)) for name, logger in _loggers().items()}
+    yield
+    for name, logger in _loggers().items():
+        level, filters = before.get(name, (logging.NOTSET, []))
+        logger.setLevel(level)
+        logger.filters[:] = filters
+
+
+def _loggers() -> dict[str, logging.Logger]:
+    known = list(logging.root.manager.loggerDict.items())
+    return {name: logger for name, logger in known if isinstance(logger, logging.Logger)}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -190,6 +190,17 @@ def test_who_gives_up_says_no_more(heard: Heard) -> None:
     assert len(heard.emit(LINES[0])) == 1
 
 
+def test_a_feed_that_ends_leaves_the_others_waiting(heard: Heard) -> None:
+    """A scorer that is stopped in an outage must not leave a line a minute, nor end another feed's outage."""
+    lost = [("serving.feed", "%s: lost %s (%r); trying again", (t, "b:9092", TimeoutError())) for t in "ab"]
+    heard.emit(*lost)
+    heard.outage.given_up("a")
+    assert heard.outage.lasts
+    heard.outage.given_up("b")
+    heard.outage.still()
+    assert heard.texts() == [] and not heard.outage.lasts
+
+
 def test_a_second_outage_is_said_again(heard: Heard) -> None:
     """And counts from nothing."""
     heard.emit(LINES[0])
