@@ -45,11 +45,12 @@ def engine(known: Night) -> web.Application:
 
 def _weights(scorer: Scorer) -> Weights:
     p = len(scorer.feature_names)
+    precision = base64.b64encode(np.eye(p)[np.triu_indices(p)].tobytes()).decode()
     head = Head(
         mean=(np.random.default_rng(5).normal(size=p) / 10.0).tolist(),
         prior_mean=[0.0] * p,
-        prior_precision=[1.0] * p,
-        precision=base64.b64encode(np.eye(p)[np.triu_indices(p)].tobytes()).decode(),
+        prior_precision=precision,
+        precision=precision,
     )
     return Weights(
         source="bench",

@@ -113,13 +113,15 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     """The online experts.
 
     ``prior_precision``: how strongly the last layer is pulled to the frozen one. ``feature_prior_precision``:
-    how strongly weights of real-time features are pulled to zero. ``half_life_s``: after so long, in event
-    time, old evidence is worth half. ``river``: River learners, of ftrl, logistic and sgd, none twice.
+    how strongly weights of real-time features are pulled to zero. ``trunk_evidence``: how much what the
+    trunk's training told of them adds to that, as a share of its weight. ``half_life_s``: after so long, in
+    event time, old evidence is worth half. ``river``: River learners, of ftrl, logistic and sgd, none twice.
     ``river_samples_per_tick``: what each of these learns in a tick at most; what it skips is counted.
     """
 
     prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 5.0
     feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 2.0
+    trunk_evidence: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
     half_life_s: Seconds = 3600.0
     river: list[str] = msgspec.field(default_factory=lambda: ["logistic"])
     river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 500

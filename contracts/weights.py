@@ -24,14 +24,13 @@ class WeightsError(SurgelineError, ValueError):
 class Head(msgspec.Struct, kw_only=True):
     """One task's last layer over ``z`` (length p).
 
-    ``mean`` and ``prior_mean`` have p entries; ``prior_precision`` is the prior's diagonal;
-    ``precision`` is base64 of the posterior precision's upper triangle (row-major, float64,
-    little-endian).
+    ``mean`` and ``prior_mean`` have p entries; ``precision`` and ``prior_precision`` are base64 of the
+    posterior's and the prior's upper triangle (row-major, float64, little-endian).
     """
 
     mean: list[float]
     prior_mean: list[float]
-    prior_precision: list[float]
+    prior_precision: str
     precision: str
 
 
@@ -113,7 +112,7 @@ def decode_weights(data: bytes) -> Weights:
         raise WeightsError(f"schema version {weights.schema_version}, this build reads {SCHEMA_VERSION}")
     size = len(weights.feature_names)
     for name, head in weights.heads.items():
-        lengths = {len(head.mean), len(head.prior_mean), len(head.prior_precision)}
+        lengths = {len(head.mean), len(head.prior_mean)}
         if lengths != {size}:
             raise WeightsError(f"head {name!r} has lengths {sorted(lengths)}, the feature list has {size}")
         if not all(map(math.isfinite, head.mean)):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 from os import PathLike
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from contracts.errors import SurgelineError
 from models.deep.chance import WORTHWHILE_AUC, auc_interval, clicks_to_tell
-from models.deep.fitted import Fitted, Options, export
-from models.deep.load import kinds
+from models.deep.evidence import head_evidence
+from models.deep.fitted import Fitted, Options, export, manifest_of
+from models.deep.load import build, kinds
 from models.deep.manifest import Training
 from models.deep.samples import Samples
+from models.deep.trunk import EVIDENCE
 
 
 class TrainError(SurgelineError, ValueError):
@@ -111,6 +114,8 @@ def train_from_samples(
         # LightGBM's wheel wants the system's OpenMP, and says so as an OSError.
         raise TrainError(f"what trains a trunk of kind {kind} cannot be loaded: {error}") from error
     fitted: Fitted = trainer.fit(samples, options)
+    trunk = build(manifest_of(fitted, ""), fitted.tensors, Path(out))
+    fitted.tensors[EVIDENCE] = head_evidence(trunk, samples).astype(np.float32)
     times = np.asarray(samples.columns["event_time"])
     training = Training(
         log=log,

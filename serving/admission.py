@@ -121,24 +121,30 @@ def _wrong_features(names: Sequence[str], own: Sequence[str]) -> str:
 
 
 def _wrong_head(head: Head, size: int) -> Refused | None:
-    try:
-        precision = np.frombuffer(base64.b64decode(head.precision, validate=True), dtype="<f8")
-    except ValueError as error:
-        return Refused("head", f"precision: {error}")
+    parts: dict[str, npt.NDArray[np.float64]] = {}
     triangle = size * (size + 1) // 2
-    if len(precision) != triangle:
-        return Refused("head", f"precision has {len(precision)} entries, {size} features need {triangle}")
-    parts: dict[str, npt.NDArray[np.float64]] = {"precision": precision}
-    for name in ("mean", "prior_mean", "prior_precision"):
+    for name in ("precision", "prior_precision"):
+        try:
+            parts[name] = np.frombuffer(base64.b64decode(getattr(head, name), validate=True), dtype="<f8")
+        except ValueError as error:
+            return Refused("head", f"{name}: {error}")
+        if len(parts[name]) != triangle:
+            return Refused("head", f"{name} has {len(parts[name])} entries, {size} features need {triangle}")
+    for name in ("mean", "prior_mean"):
         parts[name] = np.asarray(getattr(head, name), dtype=np.float64)
         if parts[name].shape != (size,):
             return Refused("head", f"{name} has {len(parts[name])} entries, {size} features need {size}")
     for name, part in parts.items():
         if not np.isfinite(part).all():
             return Refused("not_finite", f"{name} is not finite")
-    if (parts["prior_precision"] <= 0).any():
+    if (parts["prior_precision"][_diagonal(size)] <= 0).any():
         return Refused("head", "prior_precision must be above 0")
     return None
+
+
+def _diagonal(size: int) -> npt.NDArray[np.intp]:
+    """Where the diagonal stands in an upper triangle, row by row."""
+    return np.concatenate([[0], np.cumsum(np.arange(size, 1, -1))]).astype(np.intp)
 
 
 class _OnlySchema(msgspec.Struct):

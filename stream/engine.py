@@ -88,6 +88,7 @@ class Engine:
             self.plan.names,
             prior_precision=learners.prior_precision,
             feature_prior_precision=learners.feature_prior_precision,
+            trunk_evidence=learners.trunk_evidence,
             forgetting_per_tick=0.5 ** (times.tick_s / learners.half_life_s),
             river=learners.river,
             river_samples_per_tick=learners.river_samples_per_tick,

@@ -63,21 +63,26 @@ def export(fitted: Fitted, folder: str | PathLike[str], training: Training | Non
     """Write ``trunk.safetensors`` and ``manifest.json``. The same trunk has the same hash."""
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in sorted(fitted.tensors.items())}
     data = save_tensors(tensors)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        kind=fitted.kind,
-        weights_sha256=hashlib.sha256(data).hexdigest(),
-        hidden_size=fitted.hidden_size,
-        reads=fitted.reads,
-        settings=msgspec.to_builtins(fitted.settings),
-        training=training,
-    )
+    manifest = manifest_of(fitted, hashlib.sha256(data).hexdigest(), training)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     # The manifest names the weights' hash, so a half-written pair is refused rather than used.
     (path / WEIGHTS_FILE).write_bytes(data)
     (path / MANIFEST_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n")
     return manifest
+
+
+def manifest_of(fitted: Fitted, weights_sha256: str, training: Training | None = None) -> Manifest:
+    """What stands beside the weights."""
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        kind=fitted.kind,
+        weights_sha256=weights_sha256,
+        hidden_size=fitted.hidden_size,
+        reads=fitted.reads,
+        settings=msgspec.to_builtins(fitted.settings),
+        training=training,
+    )
 
 
 def log_loss(logits: npt.NDArray[np.floating], clicked: npt.NDArray[np.bool_]) -> float:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 
 import models.deep.kinds
-from models.deep.manifest import WEIGHTS_FILE, TrunkError, read_manifest
-from models.deep.trunk import Tensors, Trunk
+from models.deep.manifest import WEIGHTS_FILE, Manifest, TrunkError, read_manifest
+from models.deep.trunk import EVIDENCE, Tensors, Trunk, check_tensors
 
 
 def kinds() -> list[str]:
@@ -41,7 +41,14 @@ def load_trunk(folder: str | PathLike[str]) -> Trunk:
         tensors: Tensors = load_tensors(data)
     except SafetensorError as error:
         raise TrunkError(f"{path}: not a safetensors file: {error}") from error
-    trunk: Trunk = importlib.import_module(f"models.deep.kinds.{manifest.kind}").build(
-        manifest, tensors, path
-    )
+    return build(manifest, tensors, path)
+
+
+def build(manifest: Manifest, tensors: Tensors, path: Path) -> Trunk:
+    """The trunk of a manifest and its tensors (of ``path``). Raises ``TrunkError`` where they do not fit."""
+    size = 1 + manifest.hidden_size + len(manifest.reads.features)
+    if EVIDENCE in tensors:
+        check_tensors(tensors, {EVIDENCE: (size, size)}, path)
+    kind = importlib.import_module(f"models.deep.kinds.{manifest.kind}")
+    trunk: Trunk = kind.build(manifest, tensors, path)
     return trunk

@@ -22,6 +22,8 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 
 #: Click rate of the head without a trunk.
 EMPTY_BASE_RATE = 0.02
+#: The tensor of what training told of the head.
+EVIDENCE = "head.evidence"
 #: A standardised feature beyond this counts as this: one odd row must not outweigh all others.
 LARGEST_NORMALISED = 8.0
 
@@ -31,7 +33,9 @@ class Trunk:
 
     ``fields``: the columns that it reads. ``feature_names``: the real-time features that it reads, in the
     order of the plan with ``features_hash``; none for a trunk of ids alone. ``head_weight`` (d,) and
-    ``head_bias`` are the head as it was trained; online learning starts there. ``training`` says on what.
+    ``head_bias`` are the head as it was trained; online learning starts there. ``head_evidence`` (p, p) over
+    [bias | hidden | features that it reads]: what training told of the head, see ``models.deep.evidence``;
+    zero where nothing is known. ``training`` says on what.
 
     This class itself is the trunk that there is without one: d = 0, and a base rate.
 
@@ -49,10 +53,12 @@ class Trunk:
     training: Training | None = None
     head_weight: FloatArray
     head_bias: float
+    head_evidence: FloatArray
 
     def __init__(self) -> None:
         self.head_weight = np.zeros(0)
         self.head_bias = float(np.log(EMPTY_BASE_RATE / (1.0 - EMPTY_BASE_RATE)))
+        self.head_evidence = np.zeros((1, 1))
         self._normalise(Reads())
 
     @classmethod
@@ -111,6 +117,8 @@ class Trunk:
         self.features_hash = manifest.reads.features_hash
         self.head_weight = tensors["head.weight"].astype(np.float64)
         self.head_bias = float(tensors["head.bias"][0])
+        size = 1 + self.hidden_size + len(self.feature_names)
+        self.head_evidence = tensors.get(EVIDENCE, np.zeros((size, size))).astype(np.float64)
         self._normalise(manifest.reads)
 
     def _normalise(self, reads: Reads) -> None:

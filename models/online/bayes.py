@@ -4,10 +4,14 @@ Sequential Laplace approximation: the posterior after one batch is the Gaussian 
 (Spiegelhalter & Lauritzen 1990, "Sequential updating of conditional probabilities on directed graphical
 structures", section 5; for click rates Chapelle & Li 2011, Algorithm 3, here with a full precision matrix).
 Forgetting is a power prior toward the *initial* prior (Ibrahim & Chen 2000), so that without evidence the
-head returns to the frozen one instead of to ignorance.
+head returns to the frozen one instead of to ignorance. Where the trunk says how much its own training told
+of the head (``models.deep.evidence``), that is part of the prior: what is learned live moves first in
+directions that training left open.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 from scipy.linalg import lapack
@@ -18,7 +22,7 @@ from models.online.posterior import Posterior, from_head, merge, pack_triangle, 
 
 __all__ = ["BayesianLogistic", "Posterior", "from_head", "merge", "to_head"]
 
-_KIND, _VERSION = "bayes", 1
+_KIND, _VERSION = "bayes", 2
 
 #: Newton stops this close to the optimum, in posterior standard deviations.
 TOLERANCE = 0.03
@@ -29,7 +33,8 @@ MAX_HALVINGS = 20
 class BayesianLogistic:
     """Gaussian posterior over the weights (p,) of a logistic model.
 
-    Natural parameters: precision ``Lambda`` (p, p) and ``eta = Lambda m``. One ``learn``:
+    Natural parameters: precision ``Lambda`` (p, p) and ``eta = Lambda m``. The prior's precision is (p, p),
+    or (p,) for a diagonal. One ``learn``:
 
     1. forget: ``Lambda <- g Lambda + (1 - g) Lambda0``, the same for ``eta``, ``g = forgetting ** ticks``;
     2. Newton (IRLS) on ``sum log loss + w' Lambda w / 2 - eta' w``. A step that does not lower this
@@ -48,19 +53,23 @@ class BayesianLogistic:
         forgetting: float = 1.0,
         name: str = "last_layer",
     ) -> None:
-        if prior_mean.ndim != 1 or prior_mean.shape != prior_precision.shape:
-            raise ValueError("prior_mean and prior_precision must be vectors of one length")
-        if not (np.isfinite(prior_precision).all() and (prior_precision > 0.0).all()):
-            raise ValueError("prior_precision must be positive")
+        if prior_precision.ndim == 1:
+            prior_precision = np.diag(prior_precision)
+        if prior_mean.ndim != 1 or prior_precision.shape != (len(prior_mean), len(prior_mean)):
+            raise ValueError("prior_mean and prior_precision must be of one length")
+        if not np.isfinite(prior_precision).all() or lapack.dpotrf(prior_precision)[1] != 0:
+            raise ValueError("prior_precision must be positive definite")
         if not 0.0 < forgetting <= 1.0:
             raise ValueError(f"forgetting is {forgetting}; allowed is 0 < forgetting <= 1 a tick")
         self.name = name
         self.forgetting = forgetting
         self.prior_mean = prior_mean.astype(np.float64)
         self.prior_precision = prior_precision.astype(np.float64)
+        self._prior_eta = self.prior_precision @ self.prior_mean
+        self._prior_digest = _digest(self.prior_mean, self.prior_precision)
         self.mean = self.prior_mean.copy()
-        self.precision = np.diag(self.prior_precision)
-        self.eta = self.prior_precision * self.prior_mean
+        self.precision = self.prior_precision.copy()
+        self.eta = self._prior_eta.copy()
 
     def predict(self, z: Features) -> FloatArray:
         return clipped_sigmoid(z @ self.mean)
@@ -108,21 +117,14 @@ class BayesianLogistic:
         )
 
     def state_bytes(self) -> bytes:
-        arrays = {
-            "prior_mean": self.prior_mean,
-            "prior_precision": self.prior_precision,
-            "mean": self.mean,
-            "eta": self.eta,
-            "precision": pack_triangle(self.precision),
-        }
-        return encode_state(_KIND, _VERSION, {}, arrays)
+        arrays = {"mean": self.mean, "eta": self.eta, "precision": pack_triangle(self.precision)}
+        return encode_state(_KIND, _VERSION, {"prior": self._prior_digest}, arrays)
 
     def load_state(self, data: bytes) -> None:
         state = decode_state(data, _KIND, _VERSION)
         p = len(self.mean)
-        for name in ("prior_mean", "prior_precision"):
-            if (state.floats(name, (p,)) != getattr(self, name)).any():
-                raise LearnerStateError(f"bayes state: learned from another {name}")
+        if state.text("prior") != self._prior_digest:
+            raise LearnerStateError("bayes state: learned from another prior")
         mean, eta = state.floats("mean", (p,)), state.floats("eta", (p,))
         precision = unpack_triangle(state.floats("precision", (p * (p + 1) // 2,)), p)
         if lapack.dpotrf(precision, lower=0)[1] != 0:
@@ -133,10 +135,8 @@ class BayesianLogistic:
         kept = self.forgetting ** max(elapsed_ticks, 0)
         if kept == 1.0:
             return self.precision, self.eta
-        precision = kept * self.precision
-        precision.flat[:: len(precision) + 1] += (1.0 - kept) * self.prior_precision
-        eta = kept * self.eta + (1.0 - kept) * self.prior_precision * self.prior_mean
-        return precision, eta
+        precision = kept * self.precision + (1.0 - kept) * self.prior_precision
+        return precision, kept * self.eta + (1.0 - kept) * self._prior_eta
 
 
 def _objective(
@@ -144,6 +144,10 @@ def _objective(
 ) -> float:
     log_loss = np.logaddexp(0.0, logits).sum() - y @ logits
     return float(log_loss + 0.5 * w @ (precision @ w) - eta @ w)
+
+
+def _digest(mean: FloatArray, precision: FloatArray) -> str:
+    return hashlib.sha256(mean.tobytes() + precision.tobytes()).hexdigest()
 
 
 # LAPACK directly: the checks of scipy.linalg.cho_factor cost more than the solution at p = 63.

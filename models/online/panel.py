@@ -35,8 +35,9 @@ class Panel:
 
     All see ``z`` (n, p) = [bias = 1 | hidden (d) | real-time features (q)]; River learners read the
     real-time features only. ``last_layer`` starts from the frozen head with ``prior_precision`` on bias
-    and hidden weights, and from zero with ``feature_prior_precision`` on real-time features; it keeps
-    ``forgetting_per_tick`` of its evidence every tick.
+    and hidden weights, and from zero with ``feature_prior_precision`` on real-time features. What the trunk's
+    training told of them comes on top, at ``trunk_evidence`` of its weight. ``last_layer`` keeps
+    ``forgetting_per_tick`` of what it learned every tick.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Panel:
         rt_feature_names: Sequence[str],
         prior_precision: float,
         feature_prior_precision: float,
+        trunk_evidence: float,
         forgetting_per_tick: float,
         river: Sequence[str] = (),
         river_samples_per_tick: int = 500,
@@ -53,7 +55,10 @@ class Panel:
         self.feature_names = ["bias", *(f"hidden_{k}" for k in range(d)), *rt_feature_names]
         self._hidden_size = d
         frozen = np.concatenate([[trunk.head_bias], trunk.head_weight, np.zeros(q)])
-        precision = np.repeat([prior_precision, feature_prior_precision], [1 + d, q])
+        precision = np.diag(np.repeat([prior_precision, feature_prior_precision], [1 + d, q]))
+        # A trunk that reads no features says nothing of their weights.
+        told = len(trunk.head_evidence)
+        precision[:told, :told] += trunk_evidence * trunk.head_evidence
         self.champion = BayesianLogistic(frozen, precision, forgetting_per_tick)
         self._learners: list[Learner] = [FrozenHead(frozen), self.champion, Ftrl(frozen)]
         if river:

@@ -16,7 +16,7 @@ from models.online.codec import FloatArray
 
 
 class Posterior(NamedTuple):
-    """Gaussian over p weights: ``mean`` (p,), ``precision`` (p, p), and its diagonal prior."""
+    """Gaussian over p weights: ``mean`` (p,), ``precision`` (p, p), and the same of its prior."""
 
     mean: FloatArray
     precision: FloatArray
@@ -26,33 +26,28 @@ class Posterior(NamedTuple):
 
 def to_head(posterior: Posterior) -> Head:
     """The posterior as it stands in a weights message; ``from_head`` gives it back bit for bit."""
-    triangle = pack_triangle(posterior.precision).astype("<f8").tobytes()
     return Head(
         mean=posterior.mean.tolist(),
         prior_mean=posterior.prior_mean.tolist(),
-        prior_precision=posterior.prior_precision.tolist(),
-        precision=base64.b64encode(triangle).decode("ascii"),
+        prior_precision=_to_text(posterior.prior_precision),
+        precision=_to_text(posterior.precision),
     )
 
 
 def from_head(head: Head) -> Posterior:
     """Read a head. Raises ``WeightsError`` where lengths differ or a number is not finite."""
     p = len(head.mean)
-    if not (len(head.prior_mean) == len(head.prior_precision) == p):
-        raise WeightsError("a head's mean, prior_mean and prior_precision must have one length")
-    try:
-        data = base64.b64decode(head.precision, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise WeightsError(f"a head's precision is not base64: {error}") from error
-    if len(data) != 8 * (p * (p + 1) // 2):
-        raise WeightsError(f"a head's precision has {len(data)} bytes; {p} weights need {4 * p * (p + 1)}")
-    precision = unpack_triangle(np.frombuffer(data, dtype="<f8").astype(np.float64), p)
-    vectors = [
-        np.array(vector, dtype=np.float64) for vector in (head.mean, head.prior_mean, head.prior_precision)
-    ]
-    if not all(np.isfinite(array).all() for array in (precision, *vectors)):
+    if len(head.prior_mean) != p:
+        raise WeightsError("a head's mean and prior_mean must have one length")
+    read = Posterior(
+        np.array(head.mean, dtype=np.float64),
+        _from_text(head.precision, "precision", p),
+        np.array(head.prior_mean, dtype=np.float64),
+        _from_text(head.prior_precision, "prior_precision", p),
+    )
+    if not all(np.isfinite(array).all() for array in read):
         raise WeightsError("a head is not finite")
-    return Posterior(vectors[0], precision, vectors[1], vectors[2])
+    return read
 
 
 def merge(heads: Sequence[Head]) -> tuple[FloatArray, FloatArray]:
@@ -69,9 +64,8 @@ def merge(heads: Sequence[Head]) -> tuple[FloatArray, FloatArray]:
     first = posteriors[0]
     if len(posteriors) == 1:
         return first.mean, first.precision
-    precision = np.diag(first.prior_precision)
-    eta = first.prior_precision * first.prior_mean
-    prior, prior_eta = precision.copy(), eta.copy()
+    prior, prior_eta = first.prior_precision, first.prior_precision @ first.prior_mean
+    precision, eta = prior.copy(), prior_eta.copy()
     for posterior in posteriors:
         same = np.array_equal(posterior.prior_mean, first.prior_mean) and np.array_equal(
             posterior.prior_precision, first.prior_precision
@@ -85,6 +79,20 @@ def merge(heads: Sequence[Head]) -> tuple[FloatArray, FloatArray]:
     except np.linalg.LinAlgError as error:
         raise WeightsError("the merged precision is singular") from error
     return mean, precision
+
+
+def _to_text(matrix: FloatArray) -> str:
+    return base64.b64encode(pack_triangle(matrix).astype("<f8").tobytes()).decode("ascii")
+
+
+def _from_text(text: str, what: str, p: int) -> FloatArray:
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WeightsError(f"a head's {what} is not base64: {error}") from error
+    if len(data) != 8 * (p * (p + 1) // 2):
+        raise WeightsError(f"a head's {what} has {len(data)} bytes; {p} weights need {4 * p * (p + 1)}")
+    return unpack_triangle(np.frombuffer(data, dtype="<f8").astype(np.float64), p)
 
 
 def pack_triangle(matrix: FloatArray) -> FloatArray:

@@ -62,7 +62,7 @@ def weights(version: int, source: str = "w0", **changes: Any) -> Weights:
         "trunk_hash": "none",
         "feature_names": names,
         "features_hash": PLAN.hash,
-        "heads": {"ctr": to_head(Posterior(mean, np.diag(2 * prior), np.zeros(p), prior))},
+        "heads": {"ctr": to_head(Posterior(mean, np.diag(2 * prior), np.zeros(p), np.diag(prior)))},
         "watermarks": Watermarks(features=NOW, labels=NOW),
         "created_at": NOW,
         "samples": version,

@@ -21,7 +21,7 @@ from contracts.weights import (
 
 
 def weights(mean: float = 0.5, **changes: Any) -> Weights:
-    head = Head(mean=[mean], prior_mean=[0.0], prior_precision=[1.0], precision="")
+    head = Head(mean=[mean], prior_mean=[0.0], prior_precision="", precision="")
     message = Weights(
         source="0",
         version=2,

@@ -5,6 +5,7 @@ prior; hostile batches leave the head finite; a restored state continues bit for
 """
 
 import hypothesis.strategies as st
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,7 +60,7 @@ def test_the_precision_is_the_priors_plus_the_curvature_of_the_log_loss() -> Non
     p = posterior.predict(z)
     curvature = (z * (p * (1 - p))[:, None]).T.astype(np.float64) @ z
     np.testing.assert_allclose(
-        posterior.precision - np.diag(posterior.prior_precision), curvature, rtol=0.05, atol=0.2
+        posterior.precision - posterior.prior_precision, curvature, rtol=0.05, atol=0.2
     )
 
 
@@ -79,7 +80,7 @@ def test_without_evidence_it_returns_to_the_prior() -> None:
     posterior.learn(*batch(1))
     posterior.learn(np.empty((0, P)), np.empty(0), elapsed_ticks=200)
     np.testing.assert_allclose(posterior.mean, posterior.prior_mean, atol=1e-12)
-    np.testing.assert_allclose(posterior.precision, np.diag(posterior.prior_precision), atol=1e-12)
+    np.testing.assert_allclose(posterior.precision, posterior.prior_precision, atol=1e-12)
 
 
 def test_a_quiet_gap_forgets_as_much_as_its_ticks_one_by_one() -> None:
@@ -117,7 +118,7 @@ def test_a_state_of_another_prior_is_refused_and_changes_nothing() -> None:
     other = BayesianLogistic(np.zeros(P), np.ones(P))
     mine = learner()
     before = mine.state_bytes()
-    with pytest.raises(LearnerStateError, match="another prior_mean"):
+    with pytest.raises(LearnerStateError, match="another prior"):
         mine.load_state(other.state_bytes())
     assert mine.state_bytes() == before
 
@@ -151,7 +152,7 @@ def test_merging_adds_natural_parameters_beyond_the_shared_prior() -> None:
     left.learn(*batch(1))
     right.learn(*batch(2))
     mean, precision = merge([to_head(left.posterior()), to_head(right.posterior())])
-    prior = np.diag(left.prior_precision)
+    prior = left.prior_precision
     np.testing.assert_allclose(precision, left.precision + right.precision - prior)
     eta = left.precision @ left.mean + right.precision @ right.mean - prior @ left.prior_mean
     np.testing.assert_allclose(precision @ mean, eta, rtol=1e-9)
@@ -174,9 +175,32 @@ def test_heads_that_cannot_be_merged_are_refused() -> None:
 
 @pytest.mark.parametrize("precision", ["", "AAAA", "not base64!", "é"])
 def test_a_head_with_a_broken_precision_is_refused(precision: str) -> None:
-    head = Head(mean=[0.0], prior_mean=[0.0], prior_precision=[1.0], precision=precision)
-    with pytest.raises(WeightsError, match="precision"):
-        from_head(head)
+    good = to_head(BayesianLogistic(np.zeros(1), np.ones(1)).posterior())
+    for part in ("precision", "prior_precision"):
+        head: Head = msgspec.structs.replace(good, **{part: precision})
+        with pytest.raises(WeightsError, match=f"a head's {part}"):
+            from_head(head)
+
+
+def test_what_the_prior_knows_together_it_keeps_together() -> None:
+    """A prior that is not diagonal: forgetting leads back to all of it, and workers do not count it twice."""
+    rows = np.random.default_rng(7).normal(size=(50, P))
+    prior = (np.linspace(-1.0, 1.0, P), np.eye(P) + rows.T @ rows)
+    left, right = BayesianLogistic(*prior, forgetting=0.5), BayesianLogistic(*prior)
+    left.learn(*batch(1))
+    left.learn(np.zeros((0, P)), np.zeros(0), elapsed_ticks=200)
+    np.testing.assert_allclose(left.precision, prior[1], rtol=1e-9, atol=1e-9)
+    right.learn(*batch(2))
+    mean, precision = merge([to_head(left.posterior()), to_head(right.posterior())])
+    np.testing.assert_allclose(precision, right.precision, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(mean, right.mean, rtol=1e-9, atol=1e-9)
+
+
+def test_a_prior_that_is_none_is_refused() -> None:
+    """A matrix that is not positive definite has no mean to return to."""
+    for precision in (np.zeros(P), np.full(P, np.nan), np.ones((P, P)), np.ones((P - 1, P - 1))):
+        with pytest.raises(ValueError, match="prior_precision must be"):
+            BayesianLogistic(np.zeros(P), precision)
 
 
 @pytest.mark.parametrize("forgetting", [0.0, 1.1, -1.0])

@@ -24,7 +24,12 @@ Tick = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def panel(trunk: Trunk | None = None, river: tuple[str, ...] = ("logistic",), **more: float) -> Panel:
-    settings = {"prior_precision": 5.0, "feature_prior_precision": 5.0, "forgetting_per_tick": 0.999} | more
+    settings = {
+        "prior_precision": 5.0,
+        "feature_prior_precision": 5.0,
+        "trunk_evidence": 0.5,
+        "forgetting_per_tick": 0.999,
+    } | more
     return Panel(trunk or Trunk.empty(), NAMES, river=river, river_samples_per_tick=20, **settings)  # type: ignore[arg-type]
 
 
@@ -122,7 +127,7 @@ def test_a_state_of_other_features_learners_or_trunk_is_refused(trunk: Trunk) ->
         panel().load_state(state)
     with pytest.raises(LearnerStateError, match="hidden_0"):
         panel(trunk, river=()).load_state(state)
-    with pytest.raises(LearnerStateError, match="another prior_precision"):
+    with pytest.raises(LearnerStateError, match="another prior"):
         panel(river=(), prior_precision=6.0).load_state(state)
     with pytest.raises(LearnerStateError):
         panel().load_state(b"")

@@ -169,7 +169,7 @@ def test_nothing_is_said_where_nobody_has_done_anything() -> None:
 
 def test_reports_are_read_off_real_weights_of_any_release() -> None:
     """The part is decoded without the room that makes the whole; older weights have no counts."""
-    head = Head(mean=[0.0], prior_mean=[0.0], prior_precision=[1.0], precision="")
+    head = Head(mean=[0.0], prior_mean=[0.0], prior_precision="", precision="")
     weights = Weights(
         source="0",
         version=3,

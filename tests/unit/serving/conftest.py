@@ -93,7 +93,9 @@ def make_weights(scorer: Scorer) -> MakeWeights:
         random = np.random.default_rng([zlib.crc32(source.encode()), version])
         prior_mean, prior = np.zeros(p), np.full(p, 20.0)
         data = random.normal(size=(5, p))
-        posterior = Posterior(random.normal(size=p), np.diag(prior) + data.T @ data, prior_mean, prior)
+        posterior = Posterior(
+            random.normal(size=p), np.diag(prior) + data.T @ data, prior_mean, np.diag(prior)
+        )
         fields: dict[str, Any] = {
             "source": source,
             "version": version,

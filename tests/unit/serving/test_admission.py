@@ -60,9 +60,11 @@ REFUSED: list[tuple[str, Reason, Change]] = [
     ("a precision that is no base64", "head", head(precision="ü")),
     ("a precision of broken bytes", "head", head(precision=base64.b64encode(b"12345").decode())),
     ("a short mean", "head", head(mean=[0.0] * (P - 1))),
-    ("a prior of no precision", "head", head(prior_precision=[0.0] * P)),
+    ("a prior of no precision", "head", head(prior_precision=triangle(P, 0.0))),
     ("NaN in the mean", "not_finite", head(mean=[math.nan] * P)),
     ("infinity in the prior", "not_finite", head(prior_mean=[math.inf] * P)),
+    ("a prior of another size", "head", head(prior_precision=triangle(P - 1, 1.0))),
+    ("NaN in the prior's precision", "not_finite", head(prior_precision=triangle(P, math.nan))),
     ("NaN in the precision", "not_finite", head(precision=triangle(P, math.nan))),
     ("the same version again", "stale", changed(version=7)),
     ("an older version", "stale", changed(version=3)),
@@ -143,7 +145,7 @@ def test_a_tombstone_lets_a_source_start_over(scorer: Scorer, make_weights: Make
 def test_what_is_offered_may_have_other_heads(scorer: Scorer, make_weights: MakeWeights) -> None:
     """A head of a task that this build does not score must not keep the click head from serving."""
     heads = make_weights().heads
-    other = Head(mean=[0.0], prior_mean=[0.0], prior_precision=[1.0], precision=triangle(1, 1.0))
+    other = Head(mean=[0.0], prior_mean=[0.0], prior_precision=triangle(1, 1.0), precision=triangle(1, 1.0))
     assert scorer.offer(make_weights(heads={**heads, "cart": other})) == Accepted(1)
 
 

@@ -167,8 +167,10 @@ def test_scores_are_probabilities_whatever_the_weights(
     head = weights.heads["ctr"]
     p = len(scorer.feature_names)
     weights.feature_names = list(scorer.feature_names)
-    head.mean, head.prior_mean, head.prior_precision = [bias, *[slope] * (p - 1)], [0.0] * p, [1.0] * p
-    head.precision = base64.b64encode(np.zeros(p * (p + 1) // 2).tobytes()).decode()
+    head.mean, head.prior_mean = [bias, *[slope] * (p - 1)], [0.0] * p
+    head.prior_precision, head.precision = (
+        base64.b64encode(np.full(p * (p + 1) // 2, value).tobytes()).decode() for value in (1.0, 0.0)
+    )
     assert scorer.offer(weights) == Accepted(1)
     asked = request("a", "b")
     asked.items[0].features = {"item_id.click/impression.60s": 1e9}
