@@ -60,9 +60,10 @@ class Layout(NamedTuple):
 class Plan:
     """``families``: (where it is declared, family). Raises ``FeaturesError`` for what cannot be used.
 
-    ``features``: the columns, in order. ``tables``: by name. ``blocks``: the table of each, and which part of
-    its rows. ``columns``: key columns that events must bring. ``remembered``: key columns that a joined
-    action must have of its impression; so must it the number ``position``.
+    ``features``: the columns, in order; ``neutral`` (q,): what they are where nothing is known. ``tables``:
+    by name. ``blocks``: the table of each, and which part of its rows. ``columns``: key columns that events
+    must bring. ``remembered``: key columns that a joined action must have of its impression; so must it the
+    number ``position``.
     """
 
     def __init__(self, families: Sequence[tuple[str, Family]], scope: Scope) -> None:
@@ -111,7 +112,7 @@ class Plan:
             self._moving[name][list(block.kinds())] = True
         self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
-        self._neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
+        self.neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
         names = self.names
         self._columns = {family: names.index(of[0]) if of else 0 for family, of in self._named.items()}
         self._read = {
@@ -165,7 +166,7 @@ class Plan:
                 else:
                     self._run(step, batch, tables, slots, update)
         out = np.empty((batch.impressions, len(self.features)), dtype=np.float32)
-        _bound(columns, self._low, self._high, self._neutral, out)
+        _bound(columns, self._low, self._high, self.neutral, out)
         return out, batch
 
     def rows_of(self, key: tuple[str, ...]) -> list[tuple[Block, slice]]:

@@ -92,6 +92,7 @@ class Engine:
             forgetting_per_tick=0.5 ** (times.tick_s / learners.half_life_s),
             river=learners.river,
             river_samples_per_tick=learners.river_samples_per_tick,
+            neutral=trunk.normalise(self.plan.neutral[None, :])[0],
         )
         trunk.check_features(self.plan.names, self.plan.hash)
         self._logged = Logged(self.plan.features)

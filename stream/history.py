@@ -7,6 +7,7 @@ from collections import deque
 
 import msgspec
 
+from contracts.feature_worth import FeatureWorth
 from contracts.weights import LearnerMetrics
 from models.online.metrics import WINDOW_TICKS
 from stream.engine import Engine
@@ -18,6 +19,8 @@ SECONDS = 900
 #: The peak is that of the mean rate over this many seconds: one late tick is not a peak.
 PEAK_SPAN_MS = 5_000
 HOT_ITEMS = 10
+#: Real-time features that the page lists, those of the most worth.
+FEATURES = 12
 
 
 class Moment(msgspec.Struct):
@@ -77,6 +80,9 @@ class LiveView(msgspec.Struct):
     peak_at: int
     hot_items: list[HotItem]
     hot_half_life_s: float
+    features: list[FeatureWorth]
+    features_declared: int
+    features_samples: int
     trunk_hash: str
     weights_created_at: int
 
@@ -148,6 +154,7 @@ class History:
             "dead_letters": refused,
         }
         hot, half_life_s = hottest(engine, HOT_ITEMS)
+        worth = engine.panel.worth
         view = LiveView(
             name=engine.scenario.name,
             source=engine.source,
@@ -173,6 +180,9 @@ class History:
             peak_at=self._peak_at,
             hot_items=hot,
             hot_half_life_s=half_life_s,
+            features=sorted(worth.worth(), key=lambda one: -(one.gain_share or 0.0))[:FEATURES],
+            features_declared=len(engine.plan.names),
+            features_samples=worth.samples,
             trunk_hash=engine.trunk.hash,
             weights_created_at=created_at,
         )

@@ -21,6 +21,7 @@ from models.online.frozen import FrozenHead
 from models.online.ftrl import Ftrl
 from models.online.metrics import ProgressiveMetrics
 from models.online.posterior import to_head
+from models.online.worth import WorthMeter
 
 _KIND, _VERSION = "panel", 2
 
@@ -37,7 +38,9 @@ class Panel:
     real-time features only. ``last_layer`` starts from the frozen head with ``prior_precision`` on bias
     and hidden weights, and from zero with ``feature_prior_precision`` on real-time features. What the trunk's
     training told of them comes on top, at ``trunk_evidence`` of its weight. ``last_layer`` keeps
-    ``forgetting_per_tick`` of what it learned every tick.
+    ``forgetting_per_tick`` of what it learned every tick. ``neutral`` (q,): what a real-time feature is in
+    ``z`` where nothing is known; zero where it is not given. ``worth`` tells what each feature is worth to
+    ``last_layer``; it is not part of the state.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Panel:
         forgetting_per_tick: float,
         river: Sequence[str] = (),
         river_samples_per_tick: int = 500,
+        neutral: Float32Array | None = None,
     ) -> None:
         d, q = trunk.hidden_size, len(rt_feature_names)
         self.feature_names = ["bias", *(f"hidden_{k}" for k in range(d)), *rt_feature_names]
@@ -70,6 +74,8 @@ class Panel:
             ]
         self.learner_names = [learner.name for learner in self._learners]
         self._metrics = ProgressiveMetrics(learners=len(self._learners))
+        unknown = np.zeros(q) if neutral is None else neutral.astype(np.float64)
+        self.worth = WorthMeter(rt_feature_names, 1 + d, unknown)
         self.samples = 0
         self._unusable = 0
 
@@ -102,6 +108,7 @@ class Panel:
             self._unusable += int(len(y) - good.sum())
             wide, y, predictions = wide[good], y[good], predictions[good]
         self._metrics.update(predictions, y, elapsed_ticks)
+        self.worth.see(wide, y, self.champion.mean)
         for learner in self._learners:
             learner.learn(wide, y, elapsed_ticks)
         self.samples += len(y)

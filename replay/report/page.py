@@ -26,6 +26,8 @@ def render(found: Evaluation) -> str:
     body.append(_items(found, colour))
     if found.segments:
         body.append(_segments(found, colour))
+    if found.features:
+        body.append(_features(found))
     body.append(_run(found))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -125,6 +127,16 @@ def _cadence(found: Evaluation) -> str:
     drawn = "".join(f"<div><h3>{title}</h3>{chart}</div>" for title, chart in named if chart)
     pair = f'<div class="pair">{drawn}</div>' if drawn else ""
     return _card("What fresh weights are worth", pair + tables.cadences(found), words)
+
+
+def _features(found: Evaluation) -> str:
+    words = (
+        "The head's gain: how much its log loss grows where it gets a feature's mean instead, as a share of "
+        "what all these growths add up to. Features that stand in for each other share little each, and what "
+        "the hidden layer makes of them is not in it. AUC alone is from binned values; below 0.5, clicks go "
+        "with small ones. Known: not the neutral value."
+    )
+    return _card("What features are worth", tables.features(found), words)
 
 
 def _quality(found: Evaluation, colour: Mapping[str, str]) -> str:

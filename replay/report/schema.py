@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from contracts.feature_worth import FeatureWorth
+
 SCHEMA_VERSION = 1
 
 
@@ -237,3 +239,5 @@ class Evaluation(msgspec.Struct, kw_only=True):
     expert_weights: list[ExpertWeights] = []
     #: As ``timeline``, in buckets that are wide enough for clicks: AUC and log loss over time.
     quality: TimeLine | None = None
+    #: Every real-time feature's worth to the champion's head, over the rows' samples.
+    features: list[FeatureWorth] = []

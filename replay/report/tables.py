@@ -131,6 +131,20 @@ def segment(part: Segment, champion: str, colour: Mapping[str, str], total: int)
     return table(head, rows, "slim")
 
 
+def features(found: Evaluation) -> str:
+    """One row a real-time feature, the most worth first."""
+    rows = (
+        f'<tr><td class="name">{text(one.name)}</td><td>{_share(one.gain_share)}</td>'
+        f"<td>{number(one.auc, 3)}</td><td>{_share(one.known)}</td></tr>"
+        for one in sorted(found.features, key=lambda one: -(one.gain_share or 0.0))
+    )
+    return table(["", "share of the head's gain", "AUC alone", "known"], rows, "slim")
+
+
+def _share(value: float | None) -> str:
+    return number(None) if value is None else share(value)
+
+
 def bootstrap_words(bootstrap: Bootstrap | None) -> str:
     """How the intervals came about."""
     if bootstrap is None:

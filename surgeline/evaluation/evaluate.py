@@ -165,6 +165,8 @@ class _Pass:
         self._rehearsal = Rehearsal(scenario, trunk, folder / "state", self._observe)
         self.engine: Engine = self._rehearsal.engine
         self.learners = list(self.engine.panel.learner_names)
+        # Nobody waits for a tick here: every sample counts.
+        self.engine.panel.worth.samples_per_tick = None
         arms = [(name, seconds) for name, seconds in cadences if seconds is not None]
         self._names = [name for name, _ in arms]
         self._copies: StaleCopies | None = None
@@ -340,5 +342,6 @@ def _evaluation(
             )
         ),
         expert_weights=found.expert_weights,
+        features=engine.panel.worth.worth(),
         quality=found.quality,
     )
