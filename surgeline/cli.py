@@ -33,6 +33,9 @@ COMMANDS = {
     "evaluate": Lazy(
         "surgeline.evaluation.command", "command", "Rehearse a log without a broker and report."
     ),
+    "features": Lazy(
+        "surgeline.features_table", "command", "List the scenario's features: what each costs, and is worth."
+    ),
     "logs": Lazy("replay.cli", "logs", "List the recorded logs that are known by name."),
     "inspect": Lazy("replay.cli", "inspect_log", "Describe a recorded log."),
     "export": Lazy("replay.cli", "export", "Write a recorded log in the canonical columns."),
