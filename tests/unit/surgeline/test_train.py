@@ -109,4 +109,7 @@ def test_until_is_a_time_as_in_evaluate(log: Path, tmp_path: Path) -> None:
     assert "Trained on 100 impressions with 25 clicks" in train(log, tmp_path / "a", "--until", half)
     train(log, tmp_path / "b", "--until", str(START + 100_000))
     assert load_trunk(tmp_path / "a").hash == load_trunk(tmp_path / "b").hash
+    # Nothing of what follows is read, the click on the newest impression included.
+    clicked_later = str(START + 96_100)
+    assert "Trained on 97 impressions with 24 clicks" in train(log, tmp_path / "c", "--until", clicked_later)
     assert "neither milliseconds nor an ISO time" in refusal(log, "--until", "noon")
