@@ -30,6 +30,13 @@ def written(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_folder_that_was_begun_and_never_written_is_taken_up(tmp_path: Path) -> None:
+    """Failure: a worker that is killed within its first second never starts again."""
+    for _ in range(3):
+        reopen(tmp_path / "begun", learners={"river": []})
+    reopen(tmp_path / "begun", learners={"river": []}, features={"session": {}})
+
+
 def test_state_with_the_same_settings_is_taken_up(written: Path) -> None:
     reopen(written, learners={"river": []})
 

@@ -8,6 +8,7 @@ Mechanism: a runtime over a real engine and state with a publisher that a test h
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,30 @@ async def test_a_tick_that_is_cancelled_while_it_publishes_keeps_its_rows(runtim
     assert publisher(runtime).items() == ["x1"]
 
 
+async def test_a_tick_that_is_cancelled_while_it_takes_its_checkpoint_keeps_its_rows(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: its rows have left the engine and reach nobody, and the next tick says that all are out."""
+    await shown(runtime, 1)
+    begun, goes_on = threading.Event(), threading.Event()
+    checkpoint = runtime._checkpoint
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        goes_on.wait(30)
+        return checkpoint(*arguments)
+
+    monkeypatch.setattr(runtime, "_checkpoint", slow)
+    timer = asyncio.create_task(runtime.tick(None))
+    await asyncio.to_thread(begun.wait, 30)
+    timer.cancel()
+    await asyncio.gather(timer, return_exceptions=True)
+    goes_on.set()
+    await runtime.tick(None)
+    assert publisher(runtime).items() == ["x1"]
+    assert runtime.engine.published_until == T0 + 2000
+
+
 async def test_rows_are_complete_only_when_all_of_a_restart_are_out(
     runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +194,7 @@ async def test_rows_are_complete_only_when_all_of_a_restart_are_out(
     await again.start()
     before = again.engine.published_until
     await again.tick(None)
-    assert (publisher(again).items(), again.engine.published_until) == (["x1", "x2"], before)
+    assert (len(publisher(again).items()), again.engine.published_until) == (2, before)
     await again.tick(None)
     await again.tick(None)
     assert publisher(again).items() == ["x1", "x2", "x3", "x4", "x5"]
