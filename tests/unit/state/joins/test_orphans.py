@@ -113,7 +113,8 @@ def test_a_restart_changes_nothing_of_who_makes_room(store: Store, steps: list[A
     for gap, actions, shown, restart in steps:
         tick += gap
         for join in (steady, other):
-            join.close(tick * TICK)
+            if (due := join.close(tick * TICK)) is not None:
+                join.closed(due)
             show(join, tick, shown)
             do(join, actions, tick)
             assert join.counts.orphans_waiting <= 3
