@@ -39,7 +39,6 @@ SurgelineError
 │  ├─ StateFormatError - state.errors
 │  │  └─ StateDamagedError - state.errors
 │  └─ StateLockedError - state.errors
-├─ RowFormatError (ValueError) - state.formulas
 ├─ WebPortError (RuntimeError) - stream.app
 ├─ BrokenEngineError (RuntimeError) - stream.runtime
 ├─ ClosedLoopError (RuntimeError) - surgeline.closed_loop.arm

@@ -82,11 +82,18 @@ class Store:
 
     def keys(self, prefix: bytes) -> Iterator[bytes]:
         """The keys that start with ``prefix``, in key order; a half of what ``scan`` takes."""
+        key = prefix
         with self._translated():
             for key in self._db.keys(from_key=prefix):
                 if not key.startswith(prefix):
                     return
                 yield key
+            # That one ends at damage as it does behind the last key, and does not say which it was.
+            iterator = self._db.iter()
+            iterator.seek(key)
+            if iterator.valid():
+                iterator.next()
+            iterator.status()
 
     def commit(self, batch: Batch) -> None:
         """Apply ``batch`` atomically."""

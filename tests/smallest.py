@@ -25,28 +25,26 @@ SMALLEST: dict[str, float] = {
     "state.feature_rows.FLUSHED_ROWS": 1,
     "state.feature_rows.SWEEP_ROWS": 1,
     "state.feature_table.SCAN_KEYS": 1,
-    "state.republish.REPUBLISH_ROWS": 1,
     "state.joins.recent.SMALLEST_TABLE": 2,
     "state.joins.segments.BLOCK_ROWS": 1,
     "state.joins.spilled.BLOCKS_A_READ": 1,
     "state.joins.spilled.CACHED_ROWS": 1,
     "state.memory.WORTH_BYTES": 1,
+    "state.row_index.FAN": 2,
     "state.row_index.MAX_RUN_ROWS": 1,
+    "state.row_index.SMALLEST_FILTER": 7,
     "state.row_pass.PART_ROWS": 1,
-    "state.segments.BLOCK_ROWS": 1,
-    "state.spilled.BLOCKS_A_READ": 1,
-    "state.spilled.CACHED_ROWS": 1,
     "state.store.WRITE_BUFFER_BYTES": 1,
     "state.store.MAX_WAL_BYTES": 1,
-    "state.tables.INITIAL_ROWS": 1,
     "stream.engine.CHUNK_TICKS": 1,
+    "stream.engine.FEW_EVENTS": 0,
     "stream.publish.ROWS_A_TURN": 1,
     "stream.runtime.BUFFER_LIMIT": 1,
     "stream.transport.FULL_WAIT_S": 0.0,
     "surgeline.evaluation.predictions.FLUSH_ROWS": 1,
     "surgeline.evaluation.rehearse.CHECKPOINT_S": 0.0,
 }
-#: ``features.cached_rows``, whatever the scenario says: a scenario may not be so mean.
+#: ``state.cached_rows``, whatever the scenario says: a scenario may not be so mean.
 CACHED_ROWS = 1
 
 
@@ -55,13 +53,6 @@ def shrink(patch: pytest.MonkeyPatch) -> None:
     for name, value in SMALLEST.items():
         module, _, constant = name.rpartition(".")
         patch.setattr(import_module(module), constant, value)
-    tables = import_module("state.tables")
-    begin = tables.DecayedCounts.__init__
-
-    def begin_mean(self: Any, name: str, half_lives_s: Any, store: Any, cached_rows: int) -> None:
-        begin(self, name, half_lives_s, store, min(cached_rows, CACHED_ROWS))
-
-    patch.setattr(tables.DecayedCounts, "__init__", begin_mean)
     rows = import_module("state.feature_rows")
     begin_rows = rows.FeatureRows.__init__
 

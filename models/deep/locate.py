@@ -26,7 +26,7 @@ def resolve_trunk(scenario_trunk: str, home: Path) -> Trunk:
         return load_trunk(folder)
     log.warning(
         "no trunk: the scenario names none and %s does not exist; only real-time features are used. "
-        "Train one with `surgeline train`.",
+        "Train one with `surgeline train LOG`.",
         folder,
     )
     return Trunk.empty()

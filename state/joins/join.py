@@ -69,7 +69,6 @@ class Join:
         self._orphans = Orphans(store, max_orphans)
         #: Actions that waited for what ``add`` has added.
         self._waited: Actions | None = None
-        #: Number of the first row that ``add`` added last, until the next ``join`` is over.
         #: Segments whose payload is not there yet, by their first row.
         self._unseen: dict[int, Segment] = {}
         # All segments, the oldest first: spilled ones, then those in memory, which begin with closed ones.

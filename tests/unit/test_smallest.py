@@ -16,20 +16,27 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from state.formulas import COUNTS, pack_row
 
 import state
+from contracts.events import ACTIONS
 from contracts.scenario import Scenario
+from features.declared import plan_from
+from features.hashing import hash_texts
+from features.row_bytes import unpack
 from models.deep.trunk import Trunk
 from serving.feature_view import FeatureView
+from state.feature_rows import FeatureRows
+from state.row_keys import parsed, table_prefix
 from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
 from tests.smallest import SMALLEST, shrink
-from tests.unit.stream.conftest import NOW, Logs, make_logs
+from tests.unit.serving.worker_side import Worker
+from tests.unit.stream.conftest import NOW, T0, Logs, make_logs
 
 #: Sizes that results depend on by design, or that are limits of a contract.
 PART_OF_A_RESULT = {
+    "clients.topics.MAX_RECORD_BYTES",
     "models.deep.fits.network.EMBEDDING_SIZE",
     "models.deep.fits.network.HIDDEN_SIZE",
     "models.deep.fits.network.LARGEST_BATCH",
@@ -44,11 +51,11 @@ PART_OF_A_RESULT = {
     "serving.messages.MAX_BATCH_ITEMS",
     "stream.commit_note.MAX_NOTE_BYTES",
     "stream.commit_note.MAX_PLAIN_BYTES",
+    "stream.item_names.LIMIT",
     "stream.keys.KEYS_A_BATCH",
     "stream.keys.WINDOW_S",
     "stream.lane.PARKED_LIMIT",
     "stream.publish.CUT_BYTES",
-    "clients.topics.MAX_RECORD_BYTES",
 }
 _SIZE = re.compile(
     r"^(_?[A-Z0-9_]*(?:ROWS|LIMIT|CHUNK|BATCH|CAPACITY|CACHE|BUFFER|BLOCK|BYTES|WINDOW|TURN|SIZE)"
@@ -78,7 +85,34 @@ def _is_text(name: str) -> bool:
     return isinstance(getattr(import_module(module), constant), (str, bytes, re.Pattern))
 
 
-def learn(folder: Path, logs: Logs) -> tuple[str, Any, dict[tuple[str, str], bytes]]:
+#: (table, source partition, key) -> numbers, as bytes.
+Published = dict[tuple[str, int, int], bytes]
+
+
+def stored(features: FeatureRows, store: Store) -> Published:
+    """All rows on disk."""
+    found: Published = {}
+    for number, (name, table) in enumerate(features.tables.items()):
+        rows = dict(store.scan(table_prefix(number)))
+        partitions, keys = parsed(list(rows))
+        values, _ = unpack(keys, list(rows.values()), table.width)
+        for place, row in zip(zip(partitions.tolist(), keys.tolist(), strict=True), values, strict=True):
+            found[name, *place] = row.tobytes()
+    return found
+
+
+def publish(features: FeatureRows, published: Published) -> None:
+    """Everything that changed reaches the topic."""
+    for one in features.take_changed():
+        places = zip(one.partitions.tolist(), one.keys.tolist(), strict=True)
+        for place, row in zip(places, one.rows, strict=True):
+            published[one.table, *place] = row.tobytes()
+        for place in zip(one.gone_partitions.tolist(), one.gone.tolist(), strict=True):
+            del published[one.table, *place]
+    features.acknowledge(features.takes)
+
+
+def learn(folder: Path, logs: Logs) -> tuple[str, Any, Published]:
     """What a worker makes of ``logs`` that is killed after every third step: digest, counts, rows."""
     scenario = msgspec.convert(
         {
@@ -87,10 +121,11 @@ def learn(folder: Path, logs: Logs) -> tuple[str, Any, dict[tuple[str, str], byt
         },
         Scenario,
     )
-    published: dict[tuple[str, str], bytes] = {}
+    published: Published = {}
 
     def tick() -> None:
-        published.update({(table, entity): row for table, entity, row in engine.features.take_changed()})
+        engine.features.expire(engine.done_until)
+        publish(engine.features, published)
         engine.checkpoint()
 
     store = Store(folder)
@@ -115,11 +150,7 @@ def learn(folder: Path, logs: Logs) -> tuple[str, Any, dict[tuple[str, str], byt
     while engine.features.republishing:
         tick()
     tick()
-    assert published == {
-        (name, entity): pack_row(last, counts)
-        for name, table in engine.features.tables.items()
-        for entity, last, counts in table.rows()
-    }
+    assert published == stored(engine.features, store)
     result = engine.digest(), (engine.join.counts, engine.totals.late), published
     store.close()
     return result
@@ -136,16 +167,26 @@ def test_the_same_events_give_the_same_bits_with_every_size_at_its_least(tmp_pat
 
 
 def test_a_feature_view_answers_the_same_with_every_size_at_its_least() -> None:
-    def answers() -> bytes:
-        view = FeatureView((60.0, 600.0))
-        for k in range(200):
-            counts = np.full((len(COUNTS), 2), 1.0 + k)
-            view.apply([(f"{k % 3}/item/i{k % 90}".encode(), pack_row(k, counts))])
-            if k % 7 == 0:
-                view.apply([(f"{k % 3}/item/i{k % 90}".encode(), b"")])
-        counts, known = view.lookup("item", [f"i{k}" for k in range(100)], 1000)
-        return counts.tobytes() + known.tobytes()
+    plan = plan_from({}, ACTIONS)
+    table = "item_id"
+    keys = hash_texts([f"i{k}" for k in range(90)])
+    random = np.random.default_rng(0)
 
+    def answers() -> bytes:
+        view = FeatureView(plan, 86_400_000)
+        for k, row in enumerate(rows):
+            packed = Worker(plan, f"w{k % 3}").packed(table, keys[k % 90 : k % 90 + 1], row[None])
+            view.apply(packed)
+            if k % 7 == 0:
+                view.apply([(packed[0][0], b"")])
+        with view.reading(np.full(90, T0)) as tables:
+            slots = tables[table].locate(keys, np.zeros(90, dtype=np.bool_))
+            known = slots >= 0
+            assert 0 < np.count_nonzero(known) < 90
+            return known.tobytes() + tables[table].values[slots[known]].tobytes()
+
+    rows = random.uniform(0.0, 5.0, (200, plan.tables[table].width))
+    rows[:, :3] = T0 - random.integers(0, 1000, (200, 1))
     ordinary = answers()
     with pytest.MonkeyPatch.context() as patch:
         shrink(patch)

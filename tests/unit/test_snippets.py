@@ -14,7 +14,9 @@ from pathlib import Path
 import click
 import pytest
 
+from contracts.events import ACTIONS
 from contracts.scenario import load_scenario
+from features.declared import plan_from
 from replay.adapters.mapping_file import load_mapping
 from surgeline.cli import main
 
@@ -66,5 +68,7 @@ def test_readmes_files_are_read(tmp_path: Path) -> None:
     mapping, scenario = blocks
     for name, text in (("mine.toml", mapping), ("night.toml", scenario)):
         (tmp_path / name).write_text(text)
-    assert load_scenario(tmp_path / "night.toml").learners.river == ["logistic", "ftrl"]
+    night = load_scenario(tmp_path / "night.toml")
+    assert night.learners.river == ["logistic", "ftrl"]
+    assert plan_from(night.features, ACTIONS).names
     load_mapping(tmp_path / "mine.toml")

@@ -1,6 +1,8 @@
-"""Failure: labels leak or are lost, or a log that cannot be trained on ends in a traceback.
+"""Failure: samples that cannot be trained on end in a traceback, a trunk is not the one that was reported, or
+a figure of a few clicks stands there as if it were a finding.
 
-Required: a click counts within its window and before ``until``; every refusal says what is missing.
+Required: every refusal says what is missing; the same samples give the same trunk; the report says what an
+AUC is worth.
 """
 
 import sys
@@ -8,123 +10,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pytest
 
+from models.deep.fitted import Options
 from models.deep.load import load_trunk
-from models.train import TrainError, main, read_samples, train_from_log
+from models.deep.samples import Samples
+from models.train import TrainError, TrainReport, train_from_samples
 
 T = 1_700_000_000_000
 
 
-def impression(k: int, at: int, **more: Any) -> dict[str, Any]:
-    return {
-        "event": "impression",
-        "event_time": at,
-        "impression_id": f"i{k}",
-        "user_id": f"u{k % 7}",
-        "item_id": f"x{k % 5}",
-        "position": k % 3,
-        "price": 10.0,
-        "context": {"device": "phone"},
-        "action": None,
-        **more,
+def samples(n: int, clicked: Any, **columns: Any) -> Samples:
+    """``n`` impressions, a second apart; ``clicked``: numbers of those that were clicked."""
+    rows = range(n)
+    usual: dict[str, Any] = {
+        "user_id": [f"u{k % 7}" for k in rows],
+        "item_id": [f"x{k % 5}" for k in rows],
+        "position": np.array([k % 3 for k in rows]),
+        "price": np.full(n, 10.0),
+        "event_time": T + 1000 * np.arange(n),
+        "context": [{"device": "phone"}] * n,
     }
+    labels = np.zeros(n, dtype=np.bool_)
+    labels[list(clicked)] = True
+    return Samples(usual | columns, labels)
 
 
-def action(k: int, at: int, name: str = "click") -> dict[str, Any]:
-    return impression(k, at, event="action", action=name)
+def train(found: Samples, out: Path, kind: str = "network", **options: Any) -> TrainReport:
+    chosen = Options(**({"hidden_size": 4, "epochs": 3} | options))
+    return train_from_samples(found, out, kind, chosen, log="a sale", label_window_s=5.0)
 
 
-def write(folder: Path, rows: list[dict[str, Any]], name: str = "log.parquet") -> Path:
-    frame = pl.DataFrame(rows, infer_schema_length=None)
-    path = folder / name
-    frame.write_ndjson(path) if path.suffix == ".jsonl" else frame.write_parquet(path)
-    return path
-
-
-ROWS = [
-    impression(0, T),
-    impression(1, T + 1000),
-    impression(2, T + 2000),
-    action(0, T + 2500),
-    action(1, T + 61_000),
-    action(2, T + 3000, "purchase"),
-    action(9, T + 3000),
-]
-
-
-@pytest.mark.parametrize("name", ["log.parquet", "log.jsonl"])
-def test_a_click_on_the_impression_makes_it_positive(tmp_path: Path, name: str) -> None:
-    samples = read_samples(write(tmp_path, ROWS, name))
-    assert samples.clicked.tolist() == [True, True, False]
-    assert list(samples.columns["item_id"]) == ["x0", "x1", "x2"]
-    assert samples.columns["context"][0] == {"device": "phone"}
-
-
-def test_the_label_window_cuts_late_clicks(tmp_path: Path) -> None:
-    log = write(tmp_path, ROWS)
-    assert read_samples(log, label_window_s=5.0).clicked.tolist() == [True, False, False]
-    assert read_samples(log, label_window_s=60.0).clicked.tolist() == [True, True, False]
-
-
-def test_nothing_from_until_on_is_read_clicks_included(tmp_path: Path) -> None:
-    samples = read_samples(write(tmp_path, ROWS), until=T + 2600)
-    assert samples.clicked.tolist() == [True, False, False]
-
-
-def test_repeated_impressions_and_clicks_count_once(tmp_path: Path) -> None:
-    samples = read_samples(write(tmp_path, [*ROWS, ROWS[0], ROWS[3]]))
-    assert samples.clicked.tolist() == [True, True, False]
-
-
-def test_optional_columns_may_be_absent(tmp_path: Path) -> None:
-    optional = {"position", "price", "context"}
-    rows = [{k: v for k, v in row.items() if k not in optional} for row in ROWS]
-    columns = read_samples(write(tmp_path, rows)).columns
-    assert list(columns["shop_id"]) == ["", "", ""]
-    assert np.asarray(columns["price"]).tolist() == [0.0, 0.0, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "reason"),
-    [
-        ([row for row in ROWS if row["event"] == "action"], "no impressions"),
-        (ROWS[:3], "none of the 3 impressions was clicked"),
-        ([{"event": "impression", "event_time": T}], "no column impression_id, user_id, item_id, action"),
-        ([row | {"event_time": "yesterday"} for row in ROWS], "wrong type"),
-    ],
-)
-def test_a_log_that_cannot_be_trained_on_is_explained(
-    tmp_path: Path, rows: list[dict[str, Any]], reason: str
-) -> None:
-    with pytest.raises(TrainError, match=reason):
-        read_samples(write(tmp_path, rows))
-
-
-def test_missing_and_foreign_files_are_explained(tmp_path: Path) -> None:
-    with pytest.raises(TrainError, match="no such file"):
-        read_samples(tmp_path / "absent.parquet")
-    (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(TrainError, match="not a Parquet"):
-        read_samples(tmp_path / "text.parquet")
-
-
-def test_train_writes_a_trunk_that_loads_and_reports_in_words(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rows = [impression(k, T + 1000 * k, price=float(k % 11)) for k in range(400)]
-    rows += [action(k, T + 1000 * k + 500) for k in range(0, 400, 4)]
-    log = write(tmp_path, rows)
-    assert main(["--log", str(log), "--out", str(tmp_path / "trunk"), "--hidden", "4", "--epochs", "1"]) == 0
+def test_it_writes_a_trunk_that_loads_and_reports_in_words(tmp_path: Path) -> None:
+    found = samples(400, range(0, 400, 4), price=np.arange(400) % 11 + 0.5)
+    report = train(found, tmp_path / "trunk", epochs=1)
     trunk = load_trunk(tmp_path / "trunk")
-    assert trunk.hidden_size == 4
-    said = capsys.readouterr().out
-    assert "400 impressions with 100 clicks" in said
-    assert trunk.hash[:12] in said
-    report = train_from_log(log, tmp_path / "again", hidden=4, epochs=1)
-    assert report.trunk_hash == trunk.hash
-    assert report.training.log == "log.parquet"
+    assert trunk.hidden_size == report.hidden_size == 4
+    assert trunk.hash == report.trunk_hash
+    said = report.describe()
+    assert "400 impressions with 100 clicks from a sale" in said
+    assert trunk.hash[:12] in said and str(tmp_path / "trunk") in said
+    assert train(found, tmp_path / "again", epochs=1).trunk_hash == trunk.hash
+    training = report.training
+    assert (training.first_event_time, training.last_event_time) == (T, T + 399_000)
+    assert (training.log, training.label_window_s) == ("a sale", 5.0)
+
+
+def test_samples_without_a_click_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="a sale: none of the 3 impressions was clicked; nothing to learn"):
+        train(samples(3, []), tmp_path / "trunk")
+    assert not (tmp_path / "trunk").exists()
+
+
+@pytest.mark.parametrize("options", [{"hidden_size": -1}, {"epochs": -2}])
+def test_negative_sizes_are_refused(tmp_path: Path, options: dict[str, int]) -> None:
+    with pytest.raises(TrainError, match="must not be negative; 0 leaves them to the kind"):
+        train(samples(4, [1]), tmp_path, **options)
 
 
 def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,33 +73,15 @@ def test_a_library_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     monkeypatch.delitem(sys.modules, "models.deep.fits.trees", raising=False)
     with pytest.raises(TrainError, match=r"trains a trunk of kind trees cannot be loaded: .*lightgbm"):
-        train_from_log(write(tmp_path, ROWS), tmp_path / "trunk", kind="trees")
+        train(samples(4, [1]), tmp_path / "trunk", kind="trees")
     with pytest.raises(TrainError, match="'forest'; there are network, trees"):
-        train_from_log(write(tmp_path, ROWS), tmp_path / "trunk", kind="forest")
+        train(samples(4, [1]), tmp_path / "trunk", kind="forest")
 
 
 def test_a_folder_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(TrainError, match="cannot be written"):
-        train_from_log(write(tmp_path, ROWS), tmp_path / "file", hidden=2, epochs=1)
-
-
-def test_the_command_fails_with_a_reason_and_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["--log", str(tmp_path / "absent.parquet"), "--out", str(tmp_path)]) == 2
-    assert "no such file" in capsys.readouterr().err
-
-
-def test_a_context_field_that_an_impression_leaves_out_is_empty(tmp_path: Path) -> None:
-    """In a struct of all fields it stands as null, which no id can be."""
-    rows = [impression(k, T + k, context={"device": "phone", "city": "x" if k else None}) for k in range(4)]
-    samples = read_samples(write(tmp_path, [*rows, action(1, T + 9)]))
-    assert samples.columns["context"][0] == {"device": "phone", "city": ""}
-
-
-def described(tmp_path: Path, rows: list[dict[str, Any]]) -> str:
-    return train_from_log(write(tmp_path, rows), tmp_path / "trunk", hidden=4, epochs=3).describe()
+        train(samples(4, [1]), tmp_path / "file", hidden_size=2, epochs=1)
 
 
 def test_an_auc_that_chance_would_give_is_said_to_be_one(tmp_path: Path) -> None:
@@ -167,9 +90,7 @@ def test_an_auc_that_chance_would_give_is_said_to_be_one(tmp_path: Path) -> None
     Required: how many clicks were held out, the interval, that it cannot be told from chance, what would.
     """
     rng = np.random.default_rng(3)
-    rows = [impression(k, T + 1000 * k) for k in range(600)]
-    rows += [action(int(k), T + 1000 * int(k) + 500) for k in rng.choice(600, 20, replace=False)]
-    said = described(tmp_path, rows)
+    said = train(samples(600, rng.choice(600, 20, replace=False)), tmp_path).describe()
     clicks = int(said.split("held out the newest 90, ".capitalize())[1].split(" ")[0])
     assert 0 < clicks < 20
     assert "(95 %: " in said
@@ -180,15 +101,14 @@ def test_an_auc_that_chance_would_give_is_said_to_be_one(tmp_path: Path) -> None
 
 def test_one_score_for_all_is_said(tmp_path: Path) -> None:
     """Clicks that depend on nothing: training ends with the constant that it began with."""
-    rows = [impression(k, T + 1000 * k, user_id="u", item_id="x", context=None) for k in range(600)]
-    rows = [row | {"position": 0} for row in rows]
-    rows += [action(k, T + 1000 * k + 500) for k in range(0, 600, 7)]
-    assert "Every impression gets the same score" in described(tmp_path, rows)
+    alike = {"user_id": ["u"] * 600, "item_id": ["x"] * 600, "position": np.zeros(600, dtype=np.int64)}
+    found = samples(600, range(0, 600, 7), **alike, context=[None] * 600)
+    assert "Every impression gets the same score" in train(found, tmp_path).describe()
 
 
 def test_an_auc_that_says_something_stands_alone(tmp_path: Path) -> None:
-    rows = [impression(k, T + 1000 * k, item_id=f"x{k % 4}", user_id="u") for k in range(3000)]
-    rows += [action(k, T + 1000 * k + 500) for k in range(3000) if k % 4 == 0 and k % 12]
-    said = described(tmp_path, rows)
+    clicked = [k for k in range(0, 3000, 4) if k % 12]
+    items = [f"x{k % 4}" for k in range(3000)]
+    said = train(samples(3000, clicked, item_id=items, user_id=["u"] * 3000), tmp_path).describe()
     assert "cannot tell" not in said and "same score" not in said
     assert "(95 %: " in said

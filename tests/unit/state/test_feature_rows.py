@@ -7,126 +7,36 @@ The reference is a dictionary from key to (newest event, events).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from features.hashing import hash_numbers
-from features.plan import SEEN, Layout
 from state.errors import StateDamagedError, StateFormatError
 from state.feature_rows import FeatureRows
 from state.feature_table import CLOCK_MS, FeatureTable
 from state.keys import ROWS
 from state.row_keys import SHARED, partition_prefix
 from state.store import Batch, Store
-
-FORGET = 100_000
-START = 1_700_000_000_000
-COUNT = 1
-PLAN: Any = SimpleNamespace(
-    hash="plan", tables={"user_id": Layout(("user_id",), 2), "item_id": Layout(("item_id",), 3)}
+from tests.unit.state.row_events import (
+    COUNT,
+    FORGET,
+    KEYS,
+    PLAN,
+    START,
+    Event,
+    Reference,
+    Topic,
+    checkpoint,
+    clear,
+    new_rows,
+    on_disk,
+    run,
+    sweep,
 )
-KEYS = hash_numbers(np.arange(64))
-
-
-class Event(NamedTuple):
-    """``key``: number of a key, -1 for none. ``begin``: moves its row."""
-
-    key: int
-    time: int
-    begin: bool = True
-
-
-def new_rows(store: Store, cached_rows: int = 1000) -> FeatureRows:
-    return FeatureRows(store, PLAN, cached_rows, FORGET)
-
-
-def partition_of(key: int) -> int:
-    return key % 3
-
-
-def run(
-    rows: FeatureRows, events: Sequence[Event], now: int = 0, moved: int = 0
-) -> dict[str, list[tuple[float, float] | None]]:
-    """A batch as a plan runs it over every table: what each event found, read before it is counted.
-
-    ``moved``: users' partitions are other ones by so much.
-    """
-    numbers = np.array([event.key for event in events], dtype=np.int64)
-    keys = np.where(numbers < 0, 0, KEYS[numbers]).astype(np.uint64)
-    begin = np.array([event.begin for event in events], dtype=np.bool_)
-    partitions = np.array([partition_of(event.key) + moved for event in events], dtype=np.int16)
-    rows.begin(partitions, now)
-    found: dict[str, list[tuple[float, float] | None]] = {}
-    for name, table in rows.tables.items():
-        slots = table.locate(keys, begin)
-        table.touch(slots[begin & (slots >= 0)])
-        seen: list[tuple[float, float] | None] = []
-        values = table.values
-        for slot, event in zip(slots.tolist(), events, strict=True):
-            row = values[slot] if slot >= 0 else None
-            seen.append(None if row is None or row[COUNT] == 0 else (row[SEEN], row[COUNT]))
-            if row is not None and event.begin:
-                row[SEEN] = max(row[SEEN], event.time)
-                row[COUNT] += 1
-        found[name] = seen
-    return found
-
-
-class Reference:
-    def __init__(self) -> None:
-        self.rows: dict[int, tuple[float, float]] = {}
-
-    def run(self, events: Sequence[Event], now: int) -> list[tuple[float, float] | None]:
-        found = []
-        for key, time, begin in events:
-            row = self.rows.get(key)
-            if row is not None and now // CLOCK_MS * CLOCK_MS - row[SEEN] > FORGET:
-                row = None
-            found.append(row)
-            if begin and key >= 0:
-                seen, count = row or (0.0, 0.0)
-                self.rows[key] = max(seen, time), count + 1
-        return found
-
-    def alive(self, now: int) -> dict[int, tuple[float, float]]:
-        minute = now // CLOCK_MS * CLOCK_MS
-        return {key: row for key, row in self.rows.items() if minute - row[SEEN] <= FORGET}
-
-
-def checkpoint(rows: FeatureRows, store: Store) -> int:
-    batch = Batch()
-    written = rows.write(batch)
-    store.commit(batch)
-    return written
-
-
-class Topic:
-    """What a compacted topic holds of the published rows: by (table, partition, key), (seen, count)."""
-
-    def __init__(self) -> None:
-        self.rows: dict[tuple[str, int, int], tuple[float, float]] = {}
-
-    def take(self, rows: FeatureRows, acknowledge: bool = True) -> None:
-        for one in rows.take_changed():
-            places = zip(one.partitions.tolist(), one.keys.tolist(), strict=True)
-            for (partition, key), row in zip(places, one.rows.tolist(), strict=True):
-                self.rows[one.table, partition, key] = row[SEEN], row[COUNT]
-            for partition, key in zip(one.gone_partitions.tolist(), one.gone.tolist(), strict=True):
-                assert key not in one.keys.tolist()
-                self.rows.pop((one.table, partition, key), None)
-        if acknowledge:
-            rows.acknowledge(rows.takes)
-
-
-def on_disk(store: Store) -> int:
-    return sum(1 for _ in store.keys(ROWS))
-
 
 # -- one rule each
 
@@ -248,11 +158,6 @@ def test_a_row_that_begins_anew_while_it_is_being_forgotten_stays(store: Store) 
     assert set(topic.rows.values()) == {(late, 1)}
 
 
-def sweep(rows: FeatureRows, now: int) -> int:
-    """Everything that a sweep finds at ``now``."""
-    return sum(rows.expire(now) for _ in range(200))
-
-
 def test_the_hottest_rows_are_those_with_the_highest_score(store: Store) -> None:
     rows = new_rows(store)
     run(rows, [Event(n, 5) for n in range(6) for _ in range(n)])
@@ -318,27 +223,6 @@ def test_a_batch_of_other_events_than_were_said_is_refused(store: Store) -> None
     rows.begin(np.zeros(2, dtype=np.int16), 0)
     with pytest.raises(ValueError, match="3 keys for a batch that was begun with 2 events"):
         rows.tables["user_id"].locate(KEYS[:3], np.ones(3, dtype=np.bool_))
-
-
-# -- after a restart
-
-
-def test_what_may_not_have_been_published_is_published_once_more(store: Store) -> None:
-    """Rows that changed at the tick or later, even where their newest event is older than it."""
-    rows = new_rows(store)
-    run(rows, [Event(1, START), Event(2, START + 1)], now=START)
-    checkpoint(rows, store)
-    run(rows, [Event(2, START - 5), Event(3, START + 1000)], now=START + 1000)
-    checkpoint(rows, store)
-    again, topic = new_rows(store), Topic()
-    again.republish_since(START + 1000)
-    while again.republishing:
-        topic.take(again)
-    assert {key for _, _, key in topic.rows} == {int(KEYS[2]), int(KEYS[3])}
-    again.republish_since(START)
-    while again.republishing:
-        topic.take(again)
-    assert len(topic.rows) == 6
 
 
 # -- any history
@@ -409,10 +293,3 @@ def test_any_history_equals_the_reference(store: Store, monkeypatch: pytest.Monk
     topic.take(rows)
     checkpoint(rows, store)
     assert (on_disk(store), topic.rows) == (0, {})
-
-
-def clear(store: Store) -> None:
-    batch = Batch()
-    for key in store.keys(b""):
-        batch.delete(key)
-    store.commit(batch)

@@ -1,7 +1,6 @@
 """Failure: after a burst a worker holds the memory of its peak for ever. Mechanism: the C library keeps what
-was freed below memory in use, dictionaries keep the room of their best days, and what is remembered of every
-impression stays in memory for the whole join limit. Required: a closed impression costs few bytes, and after
-the burst and the join limit memory is near what it was. Bounds are generous: bytes, never times.
+was freed below memory in use. Required: after the burst and the join limit memory is near what it was.
+Bounds are generous: bytes, never times.
 """
 
 from __future__ import annotations
@@ -9,87 +8,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-import tracemalloc
 from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pytest
-from state.join import Join
 
 from state.memory import LOOK_S, WORTH_BYTES, FreedMemory
-from state.store import Batch, Store
 
 #: All of it is about how much memory ordinary sizes take.
 pytestmark = pytest.mark.ordinary_sizes
 
-TICK, WINDOW, LIMIT = 1000, 3000, 30_000
 ROOT = Path(__file__).parents[3]
-
-
-def tick(join: Join, store: Store, number: int, rows: int) -> None:
-    """One tick with ``rows`` new impressions, and its checkpoint."""
-    join.close(number * TICK)
-    if rows:
-        ids = [f"impression-{number:05d}-{i:08d}" for i in range(rows)]
-        assert join.new_rows(ids) is None
-        join.add(
-            number,
-            ids,
-            np.full(rows, number * TICK, dtype=np.int64),
-            [f"user-{i % 1000}" for i in range(rows)],
-            [f"item-{i % 100}" for i in range(rows)],
-            [f"category-{i % 10}" for i in range(rows)],
-            [str(i % 20) for i in range(rows)],
-        )
-        join.attach_payload(np.zeros((rows, 20), dtype=np.float32), np.zeros((rows, 3), dtype=np.float32))
-    batch = Batch()
-    join.write(batch)
-    store.commit(batch)
-
-
-def known_again(join: Join, number: int) -> None:
-    assert join.new_rows([f"impression-{number:05d}-{i:08d}" for i in range(5_000)]) == []
-
-
-def test_a_closed_impression_takes_a_few_bytes_and_a_forgotten_one_none(store: Store) -> None:
-    join = Join(store, TICK, WINDOW, LIMIT)
-    tracemalloc.start()
-    try:
-        tick(join, store, 0, 10)
-        begin = tracemalloc.get_traced_memory()[0]
-        for number in range(1, 11):
-            tick(join, store, number, 5_000)
-        assert tracemalloc.get_traced_memory()[0] - begin > 4_000_000, "open impressions are in memory"
-        for number in range(11, 16):
-            tick(join, store, number, 0)
-        assert (len(join), join.rows_in_memory) == (50_010, 0)
-        assert tracemalloc.get_traced_memory()[0] - begin < 50_000 * 20
-        # Every impression is still known, and what was read back for that does not stay.
-        for number in range(1, 11):
-            known_again(join, number)
-        assert tracemalloc.get_traced_memory()[0] - begin < 50_000 * 20 + 10_000_000
-        for number in range(16, 45):
-            tick(join, store, number, 0)
-        assert len(join) == 0
-        assert tracemalloc.get_traced_memory()[0] - begin < 200_000
-    finally:
-        tracemalloc.stop()
-
-
-def test_a_backlog_that_no_checkpoint_meets_gives_its_dictionary_back(store: Store) -> None:
-    join = Join(store, TICK, WINDOW, LIMIT)
-    tracemalloc.start()
-    try:
-        begin = tracemalloc.get_traced_memory()[0]
-        tick(join, store, 0, 50_000)
-        full = tracemalloc.get_traced_memory()[0] - begin
-        for number in range(1, 60):
-            tick(join, store, number, 10)
-        assert join.rows_in_memory < 100
-        assert tracemalloc.get_traced_memory()[0] - begin < full / 20
-    finally:
-        tracemalloc.stop()
 
 
 # -- the C library's share
@@ -194,7 +123,7 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
                 engine.timeline.promise(Source(1, 0), at + 1000, number, time.monotonic())
                 offset += len(values)
                 engine.advance()
-                list(engine.features.take_changed())
+                engine.features.drop_changed()
                 engine.checkpoint()
                 engine.stats.take()
 

@@ -2,8 +2,8 @@
 incomplete, older than what stands in the topic, or all in memory at once.
 
 Mechanism: rows that changed after the last publishing are read from the store while ticks go on, which
-begin, change and evict rows between two parts. Required: every such row is published, the newest bytes of
-each last; none becomes resident by it; until all are out, the table says that it is not done.
+begin, change and evict rows between two parts. Required: every such row is published, the newest numbers of
+each last; none becomes resident by it; until all are out, the rows say that they are not done.
 """
 
 from __future__ import annotations
@@ -13,117 +13,118 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from state import republish
+from features.hashing import hash_numbers
+from state import row_pass
 from state.errors import StateDamagedError
+from state.feature_rows import FeatureRows
+from state.row_keys import SHARED, row_keys
 from state.store import Batch, Store
-from state.tables import DecayedCounts
-
-TICK = 1000
-START = 1_700_000_000_000
-HALF_LIVES = (60.0, 600.0)
+from tests.unit.state.row_events import COUNT, KEYS, START, Event, Topic, checkpoint, clear, new_rows, run
 
 
-def observe(table: DecayedCounts, tick: int, entities: list[str]) -> None:
-    """One impression of each entity in a tick."""
-    columns = np.zeros(len(entities), dtype=np.int64)
-    times = np.full(len(entities), START + tick * TICK)
-    table.observe(entities, columns, times, (START + tick * TICK, START + (tick + 1) * TICK), columns == 0)
+def all_of(rows: FeatureRows, topic: Topic) -> None:
+    """Ticks until nothing is left to publish again."""
+    while rows.republishing:
+        topic.take(rows)
 
 
-def checkpoint(table: DecayedCounts, store: Store) -> None:
-    batch = Batch()
-    table.write(batch)
-    store.commit(batch)
-
-
-def after_a_restart(store: Store, cached_rows: int = 10**6) -> DecayedCounts:
-    return DecayedCounts("item", HALF_LIVES, store, cached_rows)
-
-
-def all_of(table: DecayedCounts) -> dict[str, bytes]:
-    taken: dict[str, bytes] = {}
-    while table.republishing:
-        taken |= dict(table.take_changed())
-    return taken
-
-
-def test_only_what_changed_since_is_published_again_as_it_is_stored(store: Store) -> None:
-    table = after_a_restart(store)
-    for tick, entity in enumerate(["a", "b", "ü/c"]):
-        observe(table, tick, [entity])
-    taken = dict(table.take_changed())
-    checkpoint(table, store)
-    again = after_a_restart(store)
-    assert not again.republishing
-    again.republish_since(START + TICK)
-    assert all_of(again) == {entity: taken[entity] for entity in ("b", "ü/c")}
-    assert again.take_changed() == []
-
-
-def test_more_rows_than_the_first_arrays_hold_and_none_becomes_resident(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(republish, "REPUBLISH_ROWS", 700)
-    table = after_a_restart(store)
-    observe(table, 0, [f"i{i}" for i in range(5000)])
-    checkpoint(table, store)
-    again = after_a_restart(store, cached_rows=1000)
-    again.republish_since(START)
-    taken = []
+def test_what_may_not_have_been_published_is_published_once_more(store: Store) -> None:
+    """Rows that changed at the tick or later, even where their newest event is older than it."""
+    rows = new_rows(store)
+    run(rows, [Event(1, START), Event(2, START + 1)], now=START)
+    checkpoint(rows, store)
+    run(rows, [Event(2, START - 5), Event(3, START + 1000)], now=START + 1000)
+    checkpoint(rows, store)
+    again, topic = new_rows(store), Topic()
+    again.republish_since(START + 1000)
     while again.republishing:
-        part = again.take_changed()
-        assert len(part) <= 700
-        taken += part
-    assert len(taken) == 5000
-    assert dict(taken) == dict(table.take_changed())
-    assert len(again) == 0
+        topic.take(again)
+    assert {key for _, _, key in topic.rows} == {int(KEYS[2]), int(KEYS[3])}
+    again.republish_since(START)
+    while again.republishing:
+        topic.take(again)
+    assert len(topic.rows) == 6
 
 
 def test_an_empty_state_is_done_with_its_first_part(store: Store) -> None:
-    table = after_a_restart(store)
-    table.republish_since(0)
-    assert (table.republishing, table.take_changed(), table.republishing) == (True, [], False)
+    rows = new_rows(store)
+    assert not rows.republishing
+    rows.republish_since(0)
+    assert rows.republishing
+    assert (rows.take_changed(), rows.republishing) == ([], False)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_parts_are_bounded_and_no_row_becomes_resident(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also more rows than the first arrays hold."""
+    monkeypatch.setattr(row_pass, "PART_ROWS", 700)
+    keys = hash_numbers(np.arange(5000))
+    rows = new_rows(store)
+    rows.begin(np.zeros(5000, dtype=np.int16), START)
+    for table in rows.tables.values():
+        slots = table.locate(keys, np.ones(5000, dtype=np.bool_))
+        assert sorted(slots.tolist()) == list(range(5000))
+        table.values[slots, COUNT] = np.arange(5000)
+        table.touch(slots)
+    assert checkpoint(rows, store) == 10_000
+    again = new_rows(store)
+    again.republish_since(START)
+    told: dict[str, dict[int, float]] = {name: {} for name in again.tables}
+    while again.republishing:
+        for part in again.take_changed():
+            assert len(part) <= 700
+            told[part.table].update(zip(part.keys.tolist(), part.rows[:, COUNT].tolist(), strict=True))
+    expected = dict(zip(keys.tolist(), range(5000), strict=True))
+    assert told == dict.fromkeys(again.tables, expected)
+    assert len(again) == 0
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
-    ticks=st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=6), min_size=1, max_size=6),
+    ticks=st.lists(st.lists(st.integers(0, 7), max_size=6), min_size=1, max_size=6),
     part=st.integers(1, 4),
     cached=st.integers(0, 5),
 )
-def test_while_ticks_go_on_the_newest_bytes_of_every_row_are_published_last(
-    store: Store, data: st.DataObject, ticks: list[list[str]], part: int, cached: int
+def test_while_ticks_go_on_the_newest_numbers_of_every_row_are_published_last(
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    data: st.DataObject,
+    ticks: list[list[int]],
+    part: int,
+    cached: int,
 ) -> None:
-    fresh = Batch()
-    for key, _ in store.scan(b""):
-        fresh.delete(key)
-    store.commit(fresh)
-    before = after_a_restart(store)
-    observe(before, 0, list("abcdefgh"))
+    clear(store)
+    monkeypatch.setattr(row_pass, "PART_ROWS", part)
+    before = new_rows(store)
+    run(before, [Event(key, START) for key in range(8)], START)
     checkpoint(before, store)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(republish, "REPUBLISH_ROWS", part)
-        table = after_a_restart(store, cached)
-        table.republish_since(START)
-        published: dict[str, bytes] = {}
-        for number, entities in enumerate(ticks, start=1):
-            if entities:
-                observe(table, number, entities)
-            if data.draw(st.booleans(), label="a wall-clock tick"):
-                published |= dict(table.take_changed())
-                checkpoint(table, store)
-                table.evict()
-        published |= dict(table.take_changed()) | all_of(table)
-        checkpoint(table, store)
-    assert published == {key.decode().removeprefix("row/item/"): row for key, row in store.scan(b"row/item/")}
+    rows, topic = new_rows(store, cached), Topic()
+    rows.republish_since(START)
+    counts = [1] * 8
+    for number, keys in enumerate(ticks, start=1):
+        at = START + 1000 * number
+        run(rows, [Event(key, at) for key in keys], at)
+        for key in keys:
+            counts[key] += 1
+        if data.draw(st.booleans(), label="a wall-clock tick"):
+            topic.take(rows)
+            checkpoint(rows, store)
+            rows.evict()
+    topic.take(rows)
+    all_of(rows, topic)
+    for table in rows.tables:
+        told = {key: count for (name, _, key), (_, count) in topic.rows.items() if name == table}
+        assert told == {int(KEYS[key]): count for key, count in enumerate(counts)}
 
 
 def test_a_stored_row_that_is_no_row_is_named_as_damage(store: Store) -> None:
+    rows = new_rows(store)
+    run(rows, [Event(1, START)], START)
+    checkpoint(rows, store)
     batch = Batch()
-    batch.put(b"row/item/x", b"short")
+    batch.put(row_keys(1, np.array([SHARED], dtype=np.int16), KEYS[2:3])[0], b"short")
     store.commit(batch)
-    table = after_a_restart(store)
-    table.republish_since(0)
-    with pytest.raises(StateDamagedError, match=r"row/item/x.*5 bytes.*set it aside"):
-        table.take_changed()
+    again = new_rows(store)
+    again.republish_since(0)
+    with pytest.raises(StateDamagedError, match=r"rows of features: .*set it aside"):
+        all_of(again, Topic())

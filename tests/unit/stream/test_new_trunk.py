@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from contracts.weights import Weights
 from models.deep.load import load_trunk
 from models.deep.trunk import Trunk
 from serving.admission import Identity, check
+from state.keys import ROWS
 from stream.new_trunk import KEPT_TRUNKS
 from tests.unit.models.conftest import write_trunk
 
@@ -50,15 +50,13 @@ def test_what_does_not_depend_on_the_trunk_goes_on(
     rig: MakeRig, shown: Any, done: Any, trunks: tuple[Trunk, Trunk]
 ) -> None:
     one = learned(rig, shown, done)
-    before = {name: list(table.rows()) for name, table in one.engine.features.tables.items()}
+    before = list(one.store.scan(ROWS))
+    assert len(before) > 5
     restart(one, trunks[1])
     engine = one.engine
     assert engine.join.counts.impressions == 4
     assert engine.version == 1
-    for name, table in engine.features.tables.items():
-        for (entity, last, counts), (entity_, last_, counts_) in zip(before[name], table.rows(), strict=True):
-            assert (entity, last) == (entity_, last_)
-            np.testing.assert_array_equal(counts, counts_)
+    assert list(one.store.scan(ROWS)) == before
     # Remembered impressions still drop duplicates and take their actions.
     one.feed(shown(3, 6_100), done(4, 6_200, user="v"), until=7_000)
     assert engine.join.counts.duplicate_impressions == 1
@@ -95,7 +93,7 @@ def test_learners_begin_at_the_new_frozen_head_and_serving_on_that_trunk_takes_t
     assert new.version == old.version + 1
     assert new.heads["ctr"].mean == new.heads["ctr"].prior_mean
     assert new.heads["ctr"].mean[:9] == [trunks[1].head_bias, *trunks[1].head_weight]
-    own = Identity(trunks[1].hash, 8, tuple(one.scenario.features.half_lives_s), 20.0)
+    own = Identity(trunks[1].hash, 8, one.engine.plan.hash, tuple(one.engine.plan.names))
     assert check(new, own, {}) is None
     refused = check(old, own, {})
     assert refused is not None and refused.reason == "trunk_hash"

@@ -38,7 +38,7 @@ def train(log: Path, out: Path, *more: str) -> str:
 
 def test_a_log_becomes_a_trunk_that_loads(log: Path, tmp_path: Path) -> None:
     output = train(log, tmp_path / "trunk", "--hidden", "8")
-    assert "200 impressions with 50 clicks from sale.parquet" in output
+    assert "200 impressions with 50 clicks from sale.\n" in output
     assert load_trunk(tmp_path / "trunk").hidden_size == 8
 
 
@@ -92,7 +92,7 @@ def refusal(log: Path, *more: str) -> str:
 
 def test_what_cannot_be_trained_on_is_named(log: Path, tmp_path: Path) -> None:
     """Fails when the error names a temporary file, or the rows that were refused go unmentioned."""
-    assert "sale has no events before 2000-01-01" in refusal(log, "--until", "2000-01-01")
+    assert "sale has no impressions before 2000-01-01" in refusal(log, "--until", "2000-01-01")
     quiet = tmp_path / "quiet.jsonl"
     pl.read_ndjson(log).filter(pl.col("event") == "impression").write_ndjson(quiet)
     said = refusal(quiet)
@@ -109,4 +109,7 @@ def test_until_is_a_time_as_in_evaluate(log: Path, tmp_path: Path) -> None:
     assert "Trained on 100 impressions with 25 clicks" in train(log, tmp_path / "a", "--until", half)
     train(log, tmp_path / "b", "--until", str(START + 100_000))
     assert load_trunk(tmp_path / "a").hash == load_trunk(tmp_path / "b").hash
+    # Nothing of what follows is read, the click on the newest impression included.
+    clicked_later = str(START + 96_100)
+    assert "Trained on 97 impressions with 24 clicks" in train(log, tmp_path / "c", "--until", clicked_later)
     assert "neither milliseconds nor an ISO time" in refusal(log, "--until", "noon")

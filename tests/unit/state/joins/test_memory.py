@@ -26,12 +26,14 @@ NO_ACTIONS = Actions(
 
 def tick(join: Join, store: Store, number: int, rows: int) -> None:
     """One tick with ``rows`` new impressions, and its checkpoint."""
-    join.close(number * TICK)
+    due = join.close(number * TICK)
+    if due is not None:
+        join.closed(due)
     if rows:
         ids = [f"impression-{number:05d}-{i:08d}" for i in range(rows)]
         assert join.new_rows(ids) is None
         numbers = np.arange(rows)
-        join.add(
+        row = join.add(
             number,
             Shown(
                 ids,
@@ -42,7 +44,8 @@ def tick(join: Join, store: Store, number: int, rows: int) -> None:
                 np.zeros(rows, dtype=np.int16),
             ),
         )
-        join.attach_payload(np.zeros((rows, 20), dtype=np.float32), np.zeros((rows, 3), dtype=np.float32))
+        inputs, predictions = np.zeros((rows, 20), dtype=np.float32), np.zeros((rows, 3), dtype=np.float32)
+        join.attach_payload(row, inputs, predictions)
     join.join(NO_ACTIONS, number)
     batch = Batch()
     join.write(batch)

@@ -51,7 +51,7 @@ def show(join: Join, tick: int, ids: list[str]) -> None:
     if not ids:
         return
     n = len(ids)
-    join.add(
+    row = join.add(
         tick,
         Shown(
             ids,
@@ -62,7 +62,7 @@ def show(join: Join, tick: int, ids: list[str]) -> None:
             np.zeros(n, dtype=np.int16),
         ),
     )
-    join.attach_payload(*(np.zeros((n, 1), dtype=np.float32) for _ in range(2)))
+    join.attach_payload(row, *(np.zeros((n, 1), dtype=np.float32) for _ in range(2)))
 
 
 def do(join: Join, actions: list[Action], tick: int) -> None:
@@ -113,7 +113,8 @@ def test_a_restart_changes_nothing_of_who_makes_room(store: Store, steps: list[A
     for gap, actions, shown, restart in steps:
         tick += gap
         for join in (steady, other):
-            join.close(tick * TICK)
+            if (due := join.close(tick * TICK)) is not None:
+                join.closed(due)
             show(join, tick, shown)
             do(join, actions, tick)
             assert join.counts.orphans_waiting <= 3

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
-from state.join import Closed
 
 from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
+from state.joins.columns import Closed
 from surgeline.evaluation.cadence import CadenceError, StaleCopies, parse_cadences
 from surgeline.evaluation.evaluate import Request, evaluate
 from surgeline.evaluation.rehearse import Rehearsal
@@ -69,10 +69,8 @@ def test_a_copy_holds_what_was_learned_at_its_boundary(night: Night, tmp_path: P
             learned.append((tick, engine.panel.champion.mean.copy()))
         copies.learning(tick)
         taken = copies.take(closed)
-        start = 0
-        for segment in closed.segments:
-            found[segment.tick] = taken[start : start + len(segment), 0]
-            start += len(segment)
+        for shown_at in np.unique(closed.ticks).tolist():
+            found[shown_at] = taken[closed.ticks == shown_at, 0]
 
     def predicting(tick: int, z: np.ndarray) -> None:
         inputs[tick] = z

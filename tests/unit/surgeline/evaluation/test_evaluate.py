@@ -217,7 +217,7 @@ def test_a_log_without_clicks_has_a_dash_for_an_auc(night: Night, tmp_path: Path
     [
         (["nowhere"], "neither a file nor a known log"),
         (["{log}", "--until-train", "tomorrow"], "neither milliseconds nor an ISO time"),
-        (["{log}", "--until-train", "2001-01-01"], "has no events before"),
+        (["{log}", "--until-train", "2001-01-01"], "has no impressions before"),
         (["{log}", "--warm"], "--until-train"),
         (["{log}", "--until-train", "2030-01-01", "--trunk", "x"], "not both"),
         (["{log}", "--cadence", "often"], "--cadence"),
