@@ -119,8 +119,8 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     ``river_samples_per_tick``: what each of these learns in a tick at most; what it skips is counted.
     """
 
-    prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 5.0
-    feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 2.0
+    prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 100.0
+    feature_prior_precision: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 100.0
     trunk_evidence: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
     half_life_s: Seconds = 3600.0
     river: list[str] = msgspec.field(default_factory=lambda: ["logistic"])

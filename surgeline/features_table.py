@@ -1,4 +1,4 @@
-"""``surgeline features``: the declared features, what each costs, and from an evaluation what each is worth."""
+"""``surgeline features``: what is declared, what each feature costs, and from an evaluation its worth."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def text(table: FeaturesTable) -> str:
         total = sum(one.nanoseconds or 0.0 for one in table.features)
         lines += [
             "",
-            f"All features together: {total:,.0f} ns an event of a simulated sale, on this machine.",
+            f"All together: {total:,.0f} ns an event of a simulated sale, on this machine.",
         ]
     return "\n".join(lines)
 
