@@ -24,6 +24,7 @@ from features.families.habit_rows import HabitRows, PairRows
 from features.families.stock_rows import StockRows
 from features.plan import Plan
 from tests.unit.features.kernels import uncompiled
+from tests.unit.features.references import ENTRIES as BROUGHT
 from tests.unit.features.references import REFERENCES, world_of
 from tests.unit.features.streams import (
     ACTIONS,
@@ -78,6 +79,7 @@ ENTRIES: dict[str, list[dict[str, Any]]] = {
         {"keys": ["context.device"], "numbers": ["price", "position", "price.log"], "bins": 10.0},
         {"numbers": ["stock"]},
     ],
+    **BROUGHT,
 }
 
 #: What a family reads of others, and settings.
