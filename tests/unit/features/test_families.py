@@ -200,7 +200,7 @@ def test_rows_of_two_workers_merge_to_the_counts_of_one(name: str, parts: Any) -
                 slot = half.tables[table].rows.find(np.array([key]))[0]
                 if slot >= 0:
                     parts_of_it.append(half.tables[table].rows.values[slot])
-            merged = plan.merge(table, np.array(parts_of_it))
+            merged = plan.merge(table, np.array([parts_of_it]))[0]
             assert merged.shape == (layout.width,) and merged[0] == row[0]
             for block, (of, part) in plan.blocks.items():
                 if of == table:
