@@ -3,10 +3,15 @@
 One broker and one set of topics, filled once with a simulated sale and closed by watermarks; then, one
 after the other and each in a process of its own:
 
-* ``engine``: ``faust -A stream.app worker`` with the default learners and a small trained trunk: decode,
-  validate, join, features, RocksDB, learn, publish weights and feature rows. Measured from the poll before
-  the first message was received until every sample is closed, learned, checkpointed and published.
-* ``faust_idiomatic``: ``bench.faust_idiomatic_app`` on the same stream's first events, after warm-up.
+An event is a record that says something: an impression, an action or a behaviour, each counted as one on
+every side (watermarks are none). The simulated night is mostly impressions; its behaviours are looks.
+
+* ``engine``: ``faust -A stream.app worker`` with the default learners and features and a small trained
+  trunk: decode, validate, join, features, RocksDB, learn, publish weights and feature rows. Measured from
+  the poll before the first message was received until every sample is closed, learned, checkpointed and
+  published.
+* ``faust_idiomatic``: ``bench.faust_idiomatic_app`` on the same stream's first events, after warm-up;
+  it computes the same features.
 * ``faust_count``: a Faust agent that decodes and counts, for orientation.
 * ``raw_fetch``: aiokafka's ``getmany`` to the end of the same topics, undecoded: what the client allows.
 
@@ -126,7 +131,8 @@ def table(result: Result) -> str:
     holds = "BROKEN" if broken(result) else "holds"
     lines = [
         f"Throughput on {result['broker']}, {produced['events']:,} events "
-        f"({produced['impressions']:,} impressions, {produced['actions']:,} actions; "
+        f"({produced['impressions']:,} impressions, {produced['actions']:,} actions, "
+        f"{produced['behaviours']:,} behaviours; "
         f"{produced['bytes_per_event']:.0f} bytes a record), {PARTITIONS} partitions, "
         f"median of {len(result['rounds'])}",
         "",

@@ -16,7 +16,7 @@ from replay.player import PlayReport
 
 ROOT = Path(__file__).parents[3]
 
-PLAYED = PlayReport(impressions=100, actions=7, by_action={"click": 5, "cart": 2})
+PLAYED = PlayReport(impressions=100, actions=7, behaviours=3, by_action={"click": 5, "cart": 2})
 EXACT = {
     "impression": 100.0,
     "click": 5.0,
@@ -24,6 +24,7 @@ EXACT = {
     "favourite": 0.0,
     "purchase": 0.0,
     "refund": 0.0,
+    "behaviour": 3.0,
     "samples": 100.0,
     "duplicates": 0.0,
     "orphans": 0.0,
@@ -113,7 +114,13 @@ def test_the_table_names_peer_limit_and_whether_it_holds() -> None:
     result = throughput.combine([one_round(50.0, 10.0, 1000.0)])
     result |= {
         "broker": "a broker",
-        "produced": {"events": 107, "impressions": 100, "actions": 7, "bytes_per_event": 200.0},
+        "produced": {
+            "events": 110,
+            "impressions": 100,
+            "actions": 7,
+            "behaviours": 3,
+            "bytes_per_event": 200.0,
+        },
         "trunk": {"hidden": 32},
         "machine": dict.fromkeys(("cores", "cpu", "memory_gb", "system", "python", "load"), 2),
     }
@@ -169,6 +176,7 @@ def test_an_exact_run_passes() -> None:
         ("impression", 101.0),
         ("click", 4.0),
         ("refund", 1.0),
+        ("behaviour", 2.0),
         ("samples", 99.0),
         ("duplicates", 1.0),
         ("orphans", 1.0),
