@@ -54,7 +54,7 @@ from contracts.events import ACTIONS, Action, Behaviour, Impression, Watermark
 
 NAME = os.environ.get("BENCH_APP", "bench-faust-idiomatic")
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))
-LABEL_WINDOW_MS = float(os.environ.get("BENCH_LABEL_WINDOW_S", "0.5")) * 1000.0
+LABEL_WINDOW_MS = float(os.environ.get("BENCH_LABEL_WINDOW_S", "0.15")) * 1000.0
 
 CLICK = 1 << ACTIONS.index("click")
 

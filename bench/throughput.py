@@ -45,8 +45,8 @@ class Size:
     repeats: int
 
 
-FULL = Size(events=1_000_000, idiomatic=30_000, count=100_000, repeats=3)
-QUICK = Size(events=200_000, idiomatic=10_000, count=30_000, repeats=1)
+FULL = Size(events=1_000_000, idiomatic=10_000, count=100_000, repeats=3)
+QUICK = Size(events=200_000, idiomatic=5_000, count=30_000, repeats=1)
 
 
 def measure(options: Options) -> Result:
