@@ -239,7 +239,7 @@ def burst(rows: int) -> Result:
         join = join_of(where)
         before, peak, shown = 0, 0, 0
         for tick in range(400):
-            join.close(tick * TICK_MS)
+            close(join, tick * TICK_MS)
             some = rows // 20 if 60 <= tick < 80 else 500
             show(join, tick, shown, some)
             shown += some

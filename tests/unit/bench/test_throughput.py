@@ -105,9 +105,17 @@ def test_what_is_told_beside_a_median_rate_is_a_median_too() -> None:
 def test_the_limit_is_ten_times_by_the_clock_and_per_cpu_second(
     by_clock: float, per_cpu: float, told: list[str]
 ) -> None:
-    broken = throughput.broken({"ratio_to_faust": by_clock, "ratio_to_faust_cpu": per_cpu})
+    ratios = {"ratio_to_faust": by_clock, "ratio_to_faust_cpu": per_cpu, "ratio_to_raw_cpu": 0.3}
+    broken = throughput.broken(ratios)
     assert len(broken) == len(told)
     assert all(words in reason for words, reason in zip(told, broken, strict=True))
+
+
+def test_the_limit_to_a_bare_fetch_is_per_cpu_second() -> None:
+    ratios = {"ratio_to_faust": 10.0, "ratio_to_faust_cpu": 10.0, "ratio_to_raw": 0.1}
+    assert throughput.broken({**ratios, "ratio_to_raw_cpu": 0.21}) == []
+    (reason,) = throughput.broken({**ratios, "ratio_to_raw_cpu": 0.2})
+    assert reason.startswith("0.200 of a bare fetch")
 
 
 def test_the_table_names_peer_limit_and_whether_it_holds() -> None:
