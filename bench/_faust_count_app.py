@@ -14,7 +14,7 @@ import msgspec
 from aiohttp.web import Response
 
 from clients.connection import connection
-from contracts.events import Action, Impression
+from contracts.events import Action, Behaviour, Impression, Watermark
 
 kafka = connection()
 app = faust.App(
@@ -27,35 +27,33 @@ app = faust.App(
     consumer_auto_offset_reset="earliest",
 )
 counts: Counter[str] = Counter()
-_impression = msgspec.json.Decoder(Impression).decode
-_action = msgspec.json.Decoder(Action).decode
+KINDS = {"impressions": Impression, "actions": Action, "behaviours": Behaviour}
 
 
-def topic(name: str) -> Any:
-    """A topic of bytes."""
-    return app.topic(name, key_serializer="raw", value_serializer="raw")
+def count(name: str, kind: type) -> None:
+    """An agent that decodes the events of a topic and counts them."""
+    decode: Any = msgspec.json.Decoder(kind).decode
+    decode_watermark = msgspec.json.Decoder(Watermark).decode
+    setting, default = f"BENCH_{name.upper()}", f"surgeline-{name}"
+    topic: Any = app.topic(os.environ.get(setting, default), key_serializer="raw", value_serializer="raw")
+
+    async def take(events: Any) -> None:
+        async for value in events:
+            try:
+                decode(value)
+            except msgspec.MsgspecError:
+                try:
+                    decode_watermark(value)
+                except msgspec.MsgspecError:
+                    counts["refused"] += 1
+            else:
+                counts[name] += 1
+
+    app.agent(topic, name=f"count-{name}")(take)
 
 
-@app.agent(topic(os.environ.get("BENCH_IMPRESSIONS", "surgeline-impressions")))
-async def impressions(events: Any) -> None:
-    async for value in events:
-        try:
-            _impression(value)
-        except msgspec.MsgspecError:
-            counts["refused"] += 1
-        else:
-            counts["impressions"] += 1
-
-
-@app.agent(topic(os.environ.get("BENCH_ACTIONS", "surgeline-actions")))
-async def actions(events: Any) -> None:
-    async for value in events:
-        try:
-            _action(value)
-        except msgspec.MsgspecError:
-            counts["refused"] += 1
-        else:
-            counts["actions"] += 1
+for name, kind in KINDS.items():
+    count(name, kind)
 
 
 @app.page("/counts")

@@ -21,7 +21,6 @@ from kafka.errors import KafkaError
 from bench._registry import BenchError, Result, say
 from clients.connection import connection
 from clients.launch import Child
-from contracts.events import BEHAVIOUR
 from contracts.scenario import Scenario, Topics
 from contracts.weights import Weights, decode_weights
 from replay.files import write_log
@@ -58,10 +57,10 @@ class Run:
         return msgspec.convert({**made, "partitions": PARTITIONS}, Topics)
 
     def fill(self, part: str, limit: int | None = None) -> tuple[Topics, PlayReport]:
-        """Topics with the first ``limit`` events, or with all of them and the watermarks behind."""
+        """Topics with the first ``limit`` events, or with all of them, and the watermarks behind."""
         topics = self.topics(part)
         scenario = msgspec.structs.replace(self.scenario, topics=topics)
-        played = play(self.log, scenario, self.bootstrap, limit=limit, watermark=limit is None)
+        played = play(self.log, scenario, self.bootstrap, limit=limit)
         if played.interrupted:
             raise BenchError("interrupted while the topics were filled")
         return topics, played
@@ -88,8 +87,7 @@ def _simulate(path: Path, events: int) -> None:
     config = Double11Config(
         minutes=minutes, rate=EVENT_RATE, hours=0.5, jump_ratio=1.5, users=50_000, base_ctr=0.03, seed=11
     )
-    # No side does anything with behaviours yet.
-    frames = (log.filter(pl.col("event") != BEHAVIOUR) for log, _ in Double11(config).frames())
+    frames = (log for log, _ in Double11(config).frames())
     write_log(_first(frames, events), path)
 
 
@@ -119,6 +117,7 @@ def produced(played: PlayReport) -> Result:
         "events": played.events,
         "impressions": played.impressions,
         "actions": played.actions,
+        "behaviours": played.behaviours,
         "by_action": played.by_action,
         "watermarks": played.watermarks,
         "bytes_per_event": played.sent_bytes / max(played.events, 1),

@@ -9,20 +9,25 @@ import sys
 import time
 
 import msgspec
-from state.formulas import TABLES
 
+from bench._faust_rows import TABLES
 from bench._registry import BenchError, Result, say
 from bench._run import PARTITIONS, Run, create, last_weights, worker, write_scenario
 from bench._watch import Counts, Rate, Sample, between, get, prometheus, steady, watch
 from clients.launch import Child
-from contracts.events import ACTIONS
+from contracts.events import ACTIONS, BEHAVIOUR, IMPRESSION
 from replay.player import PlayReport
 
+#: What agents count, as the player does.
+TAKEN = ("impressions", "actions", "behaviours")
 #: Share of the agent's events that are its warm-up.
 WARM_UP = 1.0 / 3.0
 #: Within this the engine's second figure is taken: after its start, before its end.
 STEADY = (0.2, 0.9)
-ENGINE_POLL_S, AGENT_POLL_S = 0.2, 0.25
+#: Every kind of event, as the worker's figures name it.
+COUNTED = (IMPRESSION, *ACTIONS, BEHAVIOUR)
+#: A page of metrics costs the worker some CPU, which is counted as its own.
+ENGINE_POLL_S, AGENT_POLL_S = 0.5, 0.25
 
 
 def engine(run: Run, played: PlayReport, number: int) -> Result:
@@ -79,7 +84,7 @@ def engine_counts(page: Counts) -> dict[str, float]:
     def total(name: str, match: str = "") -> float:
         return sum(v for k, v in page.items() if re.fullmatch(rf"{name}(\{{.*{match}.*\}})?", k))
 
-    counts = {kind: total("surgeline_events_total", f'kind="{kind}"') for kind in ("impression", *ACTIONS)}
+    counts = {kind: total("surgeline_events_total", f'kind="{kind}"') for kind in COUNTED}
     counts["received"] = total("faust_messages_received_total")
     counts["samples"] = total("surgeline_samples_total")
     counts["duplicates"] = total("surgeline_duplicates_total")
@@ -102,12 +107,13 @@ def tick_is_over(counts: Counts) -> bool:
 
 
 def _processed(counts: Counts) -> float:
-    return sum(counts[kind] for kind in ("impression", *ACTIONS))
+    return sum(counts[kind] for kind in COUNTED)
 
 
 def check(counts: Counts, played: PlayReport, published_samples: int) -> None:
     """Raise ``BenchError`` unless the engine counted exactly what was produced and learned all of it."""
-    wanted: dict[str, float] = {"impression": played.impressions, "samples": played.impressions}
+    wanted: dict[str, float] = {IMPRESSION: played.impressions, "samples": played.impressions}
+    wanted[BEHAVIOUR] = played.behaviours
     wanted |= {kind: played.by_action.get(kind, 0) for kind in ACTIONS}
     wanted |= dict.fromkeys(("duplicates", "orphans", "dead_letters"), 0)
     wrong = [f"{k}: {counts[k]:,.0f}, not {n:,.0f}" for k, n in wanted.items() if counts[k] != n]
@@ -134,6 +140,7 @@ def agent(run: Run, module: str, events: int, number: int) -> Result:
         "BENCH_DATADIR": str(run.folder / name),
         "BENCH_IMPRESSIONS": topics.impressions,
         "BENCH_ACTIONS": topics.actions,
+        "BENCH_BEHAVIOURS": topics.behaviours,
         "BENCH_PARTITIONS": str(PARTITIONS),
     }
     create(run.bootstrap, {f"{name}-{rows}-changelog": PARTITIONS for rows in ("shown", *TABLES)})
@@ -150,7 +157,7 @@ def agent(run: Run, module: str, events: int, number: int) -> Result:
                 break
     rate = steady(samples, _taken, events * WARM_UP, events)
     final = samples[-1].counts
-    wanted = {"impressions": played.impressions, "actions": played.actions, "refused": 0, "duplicates": 0}
+    wanted = {name: getattr(played, name) for name in TAKEN} | {"refused": 0, "duplicates": 0}
     wrong = [f"{k}: {final.get(k, 0):,.0f}, not {n:,}" for k, n in wanted.items() if final.get(k, 0) != n]
     if wrong:
         raise BenchError(f"{module} did not process what was produced: " + "; ".join(wrong))
@@ -160,7 +167,7 @@ def agent(run: Run, module: str, events: int, number: int) -> Result:
 
 
 def _taken(counts: Counts) -> float:
-    return counts.get("impressions", 0.0) + counts.get("actions", 0.0)
+    return sum(counts.get(name, 0.0) for name in TAKEN)
 
 
 def raw_fetch(run: Run, played: PlayReport) -> Result:

@@ -1,21 +1,26 @@
 """The peer: the same job as the engine's, written as a good Faust user would write it, an event at a time.
 
 What it does an event: decode and validate; drop duplicates; join actions to impressions through a Table
-keyed by impression id; keep decayed counts of item, user, category and position (six counts at three
-half-lives) in RocksDB Tables; compute the engine's real-time features as they stand before the
-impression; predict with River's ``LogisticRegression`` and, when the label window is over, learn one.
-Weights go to a topic every second. Recovery is Faust's own: changelog topics and committed offsets.
+keyed by impression id; keep the default features' rows (decayed sums, sessions, prices, what a user did with
+an item) in eleven RocksDB Tables; compute the engine's default features, the same columns, as they stand
+before the impression (``bench._faust_features``); predict with River's ``LogisticRegression`` and, when the
+label window is over, learn one. Weights go to a topic every second. Recovery is Faust's own: changelog topics
+and committed offsets.
 
 Why it is fair, and where it is given an advantage:
 
 * Decoding is msgspec into the engine's own structs, not ``faust.Record``, which validates in Python.
 * Table rows are MessagePack by msgspec, not Faust's default JSON; ``rocksdict`` stores them.
-* One table row an entity, read once and written once an event; no windowed tables, which cost more.
+* One table row an entity; no windowed tables, which cost more. A list's rows are read once and written once
+  for all of its impressions.
 * Changelog records may linger for 50 ms and 10,000 of them may wait, so that they leave in batches;
   with Faust's defaults (no lingering, 100) this app spends most of its time on single requests.
-* No ``group_by``: counts are kept for each partition apart, where a repartition topic an entity would
+* No ``group_by``: rows are kept for each partition apart, where a repartition topic an entity would
   send every event through Kafka several times more.
-* Pending features, waiting actions and the global counts are plain memory. The engine writes them down.
+* A list is complete when the partition goes on with another one, or with a watermark; nothing waits for
+  what is late, and topics are read without regard to each other's event time.
+* Pending features, open lists, waiting actions and the sums of everything are plain memory. The engine
+  writes them down.
 * No trunk and no second learner: the engine runs a deep trunk, three learners of its own and River.
 * The label window is short (``BENCH_LABEL_WINDOW_S``), so that learning runs at full rate within the
   events that it is given; each sample is learned once, as in the engine.
@@ -41,28 +46,17 @@ import msgspec
 from aiohttp.web import Response
 from faust.transport.producer import ProducerBuffer
 from river import linear_model, optim
-from state.formulas import BASE_RATE, BASE_WEIGHT, COUNTS, TABLES, VOLUME_SCALE, feature_names
 
+from bench._faust_features import Features
+from bench._faust_rows import TABLES, Shown
 from clients.connection import connection
-from contracts.events import ACTIONS, Action, Impression
-from contracts.scenario import Features
+from contracts.events import ACTIONS, Action, Behaviour, Impression, Watermark
 
 NAME = os.environ.get("BENCH_APP", "bench-faust-idiomatic")
 PARTITIONS = int(os.environ.get("BENCH_PARTITIONS", "4"))
-LABEL_WINDOW_MS = float(os.environ.get("BENCH_LABEL_WINDOW_S", "0.5")) * 1000.0
+LABEL_WINDOW_MS = float(os.environ.get("BENCH_LABEL_WINDOW_S", "0.15")) * 1000.0
 
-_settings = Features()
-HALF_LIVES_MS = [half_life * 1000.0 for half_life in _settings.half_lives_s]
-SMOOTHING = _settings.smoothing
-NAMES = feature_names(_settings.half_lives_s)
-WIDTH = len(HALF_LIVES_MS)
-COLUMN = {name: COUNTS.index(name) for name in ACTIONS}
 CLICK = 1 << ACTIONS.index("click")
-CART, PURCHASE = COUNTS.index("cart"), COUNTS.index("purchase")
-
-#: [time in ms, then len(COUNTS) x half-lives decayed counts, row by row]
-Row = list[float]
-
 
 kafka = connection()
 app = faust.App(
@@ -97,13 +91,15 @@ def table(name: str) -> Any:
 
 impressions_topic = bytes_topic(os.environ.get("BENCH_IMPRESSIONS", "surgeline-impressions"))
 actions_topic = bytes_topic(os.environ.get("BENCH_ACTIONS", "surgeline-actions"))
+behaviours_topic = bytes_topic(os.environ.get("BENCH_BEHAVIOURS", "surgeline-behaviours"))
 dead_letters = bytes_topic(f"{NAME}-dead-letter")
 weights_topic = bytes_topic(f"{NAME}-weights")
 
 shown = table("shown")
-rows = {name: table(name) for name in TABLES}
+features = Features({name: table(name) for name in TABLES})
+#: By partition, the impressions of the list that comes now.
+open_lists: dict[int, list[Impression]] = {}
 
-everything: Row = [0.0] * (1 + len(COUNTS) * WIDTH)
 model = linear_model.LogisticRegression(optim.AdaGrad(0.05), intercept_init=math.log(0.02 / 0.98))
 pending: deque[tuple[float, bytes, dict[str, float], float]] = deque()
 clicked: set[bytes] = set()
@@ -112,55 +108,11 @@ counts: Counter[str] = Counter()
 loss = 0.0
 
 _pack = msgspec.msgpack.Encoder().encode
-_unpack_row = msgspec.msgpack.Decoder(Row).decode
-_unpack_shown = msgspec.msgpack.Decoder(list[Any]).decode
+_unpack_shown = msgspec.msgpack.Decoder(Shown).decode
 _decode_impression = msgspec.json.Decoder(Impression).decode
 _decode_action = msgspec.json.Decoder(Action).decode
-
-
-def row_of(name: str, entity: bytes, now: float) -> Row:
-    """An entity's row as of ``now`` (ms); one that was never seen has zeros."""
-    data = rows[name].get(entity)
-    return [now, *([0.0] * (len(COUNTS) * WIDTH))] if data is None else decayed(_unpack_row(data), now)
-
-
-def decayed(row: Row, now: float) -> Row:
-    """``row`` as of ``now`` (ms)."""
-    elapsed = now - row[0]
-    if elapsed <= 0.0:
-        return row
-    factors = [2.0 ** (-elapsed / half_life) for half_life in HALF_LIVES_MS]
-    return [now, *(value * factors[i % WIDTH] for i, value in enumerate(row[1:]))]
-
-
-def add(row: Row, column: int) -> None:
-    """Count one event."""
-    for i in range(1 + column * WIDTH, 1 + (column + 1) * WIDTH):
-        row[i] += 1.0
-
-
-def features(found: dict[str, Row], total: Row, price: float) -> dict[str, float]:
-    """The real-time features of ``state.formulas``, one impression at a time."""
-    log, log1p = math.log, math.log1p
-    values: list[float] = []
-    rates = [
-        (total[1 + WIDTH + k] + BASE_WEIGHT * BASE_RATE) / (total[1 + k] + BASE_WEIGHT) for k in range(WIDTH)
-    ]
-    for name in TABLES:
-        row = found[name]
-        for k in range(WIDTH):
-            seen = row[1 + k]
-            rate = (row[1 + WIDTH + k] + SMOOTHING * rates[k]) / (seen + SMOOTHING)
-            values.append(log(rate / rates[k]))
-            values.append(log1p(seen) / VOLUME_SCALE)
-    item, last = found["item"], WIDTH - 1
-    for column in (CART, PURCHASE):
-        at = 1 + column * WIDTH + last
-        base = (total[at] + BASE_WEIGHT * BASE_RATE) / (total[1 + last] + BASE_WEIGHT)
-        values.append(log((item[at] + SMOOTHING * base) / (item[1 + last] + SMOOTHING) / base))
-    values += [log(rate / BASE_RATE) for rate in rates]
-    values.append(log1p(price) / 10.0)
-    return dict(zip(NAMES, values, strict=True))
+_decode_behaviour = msgspec.json.Decoder(Behaviour).decode
+_decode_watermark = msgspec.json.Decoder(Watermark).decode
 
 
 def close(now: float) -> None:
@@ -176,78 +128,95 @@ def close(now: float) -> None:
         counts["positives"] += y
 
 
-def count_action(event: Action, memory: list[Any]) -> bool:
+def take_action(event: Action, memory: Shown) -> bool:
     """Count an action whose impression is known; False for a duplicate."""
     bit = 1 << ACTIONS.index(event.action)
-    if memory[5] & bit:
+    if memory.actions & bit:
         return False
-    memory[5] |= bit
-    now, column = float(event.event_time), COLUMN[event.action]
-    for name, entity in zip(TABLES, memory[1:5], strict=True):
-        row = row_of(name, entity, now)
-        add(row, column)
-        rows[name][entity] = _pack(row)
-    everything[:] = decayed(everything, now)
-    add(everything, column)
+    memory.actions |= bit
+    features.act(memory, event.action, float(event.event_time))
     if bit == CLICK:
         clicked.add(event.impression_id.encode())
     return True
 
 
-@app.agent(impressions_topic)
-async def take_impressions(events: Any) -> None:
-    async for value in events:
-        try:
-            event = _decode_impression(value)
-        except msgspec.MsgspecError:
-            counts["refused"] += 1
-            await dead_letters.send(value=value)
-            continue
-        key, now = event.impression_id.encode(), float(event.event_time)
-        if shown.get(key) is not None:
-            counts["duplicates"] += 1
-            continue
-        position = str(event.position)
-        entities = [event.item_id, event.user_id, event.category_id, position]
-        memory: list[Any] = [event.event_time, *(entity.encode() for entity in entities), 0]
-        everything[:] = decayed(everything, now)
-        found = {}
-        for name, entity in zip(TABLES, memory[1:5], strict=True):
-            found[name] = row_of(name, entity, now)
-        x = features(found, everything, event.price)
+def take_list(partition: int) -> None:
+    """Features, predictions and counts of the impressions of a list that is complete."""
+    events = {event.impression_id: event for event in open_lists.pop(partition, ())}
+    if not events:
+        return
+    for name, x, memory in features.show(list(events.values())):
+        key = name.encode()
         p = min(max(model.predict_proba_one(x)[True], 1e-7), 1.0 - 1e-7)
-        for name, entity in zip(TABLES, memory[1:5], strict=True):
-            add(found[name], 0)
-            rows[name][entity] = _pack(found[name])
-        add(everything, 0)
         for action in waiting.pop(key, ()):
-            counts["actions"] += count_action(action, memory)
+            counts["actions"] += take_action(action, memory)
         shown[key] = _pack(memory)
-        pending.append((now + LABEL_WINDOW_MS, key, x, p))
+        pending.append((memory.time + LABEL_WINDOW_MS, key, x, p))
         counts["impressions"] += 1
-        close(now)
+        close(memory.time)
+
+
+async def refuse(value: bytes) -> None:
+    """A record that is no event: a watermark, or a dead letter."""
+    try:
+        _decode_watermark(value)
+    except msgspec.MsgspecError:
+        counts["refused"] += 1
+        await dead_letters.send(value=value)
+
+
+@app.agent(impressions_topic)
+async def take_impressions(stream: Any) -> None:
+    async for record in stream.events():
+        partition = record.message.partition
+        try:
+            event = _decode_impression(record.value)
+        except msgspec.MsgspecError:
+            take_list(partition)
+            await refuse(record.value)
+            continue
+        members = open_lists.setdefault(partition, [])
+        if members and (members[0].user_id, members[0].request_id) != (event.user_id, event.request_id):
+            take_list(partition)
+            members = open_lists.setdefault(partition, [])
+        if shown.get(event.impression_id.encode()) is None:
+            members.append(event)
+        else:
+            counts["duplicates"] += 1
 
 
 @app.agent(actions_topic)
-async def take_actions(events: Any) -> None:
-    async for value in events:
+async def take_actions(stream: Any) -> None:
+    async for value in stream:
         try:
             event = _decode_action(value)
         except msgspec.MsgspecError:
-            counts["refused"] += 1
-            await dead_letters.send(value=value)
+            await refuse(value)
             continue
         key = event.impression_id.encode()
         data = shown.get(key)
-        memory = None if data is None else _unpack_shown(data)
-        if memory is None:
+        if data is None:
             waiting.setdefault(key, []).append(event)
             counts["waited"] += 1
-        elif count_action(event, memory):
+            continue
+        memory = _unpack_shown(data)
+        if take_action(event, memory):
             shown[key] = _pack(memory)
             counts["actions"] += 1
         else:
             counts["duplicates"] += 1
+
+
+@app.agent(behaviours_topic)
+async def take_behaviours(stream: Any) -> None:
+    async for value in stream:
+        try:
+            event = _decode_behaviour(value)
+        except msgspec.MsgspecError:
+            await refuse(value)
+            continue
+        features.behave(event)
+        counts["behaviours"] += 1
 
 
 @app.timer(1.0)

@@ -9,11 +9,11 @@ side runs in a process of its own (``bench._state_sides``). No broker is needed.
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 
 from bench import _machine
-from bench._registry import BenchError, Options, Result
+from bench._registry import BenchError, Options, Result, say
+from clients.launch import finish
 
 #: A row's CPU to disk, beside a bare batch of sorted keys.
 LIMIT_TO_BARE = 2.0
@@ -51,9 +51,9 @@ def measure(options: Options) -> Result:
 
 
 def _side(side: str, rows: int) -> Result:
-    print(f".. {side}", file=sys.stderr, flush=True)
+    say(side)
     command = [sys.executable, "-m", "bench._state_sides", side, str(rows)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = finish(command)
     if done.returncode:
         raise BenchError(f"{side} ended with status {done.returncode}: {done.stderr.strip()[-500:]}")
     result: Result = json.loads(done.stdout)

@@ -3,10 +3,15 @@
 One broker and one set of topics, filled once with a simulated sale and closed by watermarks; then, one
 after the other and each in a process of its own:
 
-* ``engine``: ``faust -A stream.app worker`` with the default learners and a small trained trunk: decode,
-  validate, join, features, RocksDB, learn, publish weights and feature rows. Measured from the poll before
-  the first message was received until every sample is closed, learned, checkpointed and published.
-* ``faust_idiomatic``: ``bench.faust_idiomatic_app`` on the same stream's first events, after warm-up.
+An event is a record that says something: an impression, an action or a behaviour, each counted as one on
+every side (watermarks are none). The simulated night is mostly impressions; its behaviours are looks.
+
+* ``engine``: ``faust -A stream.app worker`` with the default learners and features and a small trained
+  trunk: decode, validate, join, features, RocksDB, learn, publish weights and feature rows. Measured from
+  the poll before the first message was received until every sample is closed, learned, checkpointed and
+  published.
+* ``faust_idiomatic``: ``bench.faust_idiomatic_app`` on the same stream's first events, after warm-up;
+  it computes the same features.
 * ``faust_count``: a Faust agent that decodes and counts, for orientation.
 * ``raw_fetch``: aiokafka's ``getmany`` to the end of the same topics, undecoded: what the client allows.
 
@@ -28,6 +33,9 @@ from replay.player import PlayReport
 
 #: The engine must be at least this many times faster than the idiomatic agent.
 LIMIT_TO_FAUST = 10.0
+#: Of what the client allows, per CPU second: a record must be taken apart, joined and learned beside being
+#: fetched.
+LIMIT_TO_RAW_CPU = 0.21
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +48,8 @@ class Size:
     repeats: int
 
 
-FULL = Size(events=1_000_000, idiomatic=30_000, count=100_000, repeats=3)
-QUICK = Size(events=200_000, idiomatic=10_000, count=30_000, repeats=1)
+FULL = Size(events=1_000_000, idiomatic=10_000, count=100_000, repeats=3)
+QUICK = Size(events=200_000, idiomatic=5_000, count=30_000, repeats=1)
 
 
 def measure(options: Options) -> Result:
@@ -67,6 +75,7 @@ def measure(options: Options) -> Result:
         "machine": facts,
         "trunk": {"hidden": HIDDEN},
         "limit_to_faust": LIMIT_TO_FAUST,
+        "limit_to_raw_cpu": LIMIT_TO_RAW_CPU,
     }
     return result
 
@@ -107,26 +116,34 @@ def _median(rounds: list[Result]) -> Result:
 
 
 def broken(result: Result) -> list[str]:
-    """How far ahead of the idiomatic agent the engine must be, by the clock and per CPU second.
+    """How far ahead of the idiomatic agent the engine must be, and how near to the bare fetch.
 
-    Both, because on a busy machine one side may have had fewer cores than the other.
+    Of the agent by the clock and per CPU second: on a busy machine one side may have had fewer cores than
+    the other.
     """
     ratios = {"by the clock": result["ratio_to_faust"], "per CPU second": result["ratio_to_faust_cpu"]}
-    return [
+    found = [
         f"{ratio:.1f} times an idiomatic Faust agent {how}; at least {LIMIT_TO_FAUST:g} is asked"
         for how, ratio in ratios.items()
         if ratio < LIMIT_TO_FAUST
     ]
+    if result["ratio_to_raw_cpu"] < LIMIT_TO_RAW_CPU:
+        share = result["ratio_to_raw_cpu"]
+        found.append(f"{share:.3f} of a bare fetch per CPU second; at least {LIMIT_TO_RAW_CPU:g} is asked")
+    return found
 
 
 def table(result: Result) -> str:
     """Figures, peers and limits in words."""
     engine, faust = result["engine"], result["faust_idiomatic"]
     produced, machine = result["produced"], result["machine"]
-    holds = "BROKEN" if broken(result) else "holds"
+    holds = {True: "holds", False: "BROKEN"}
+    ahead = min(result["ratio_to_faust"], result["ratio_to_faust_cpu"]) >= LIMIT_TO_FAUST
+    near = result["ratio_to_raw_cpu"] >= LIMIT_TO_RAW_CPU
     lines = [
         f"Throughput on {result['broker']}, {produced['events']:,} events "
-        f"({produced['impressions']:,} impressions, {produced['actions']:,} actions; "
+        f"({produced['impressions']:,} impressions, {produced['actions']:,} actions, "
+        f"{produced['behaviours']:,} behaviours; "
         f"{produced['bytes_per_event']:.0f} bytes a record), {PARTITIONS} partitions, "
         f"median of {len(result['rounds'])}",
         "",
@@ -149,10 +166,10 @@ def table(result: Result) -> str:
     lines += [
         "",
         f"engine / idiomatic Faust   {result['ratio_to_faust']:>7.1f} by the clock, "
-        f"{result['ratio_to_faust_cpu']:.1f} per CPU second; limit {LIMIT_TO_FAUST:g}: {holds}",
+        f"{result['ratio_to_faust_cpu']:.1f} per CPU second; limit {LIMIT_TO_FAUST:g}: {holds[ahead]}",
         f"   slowest round / fastest {result['ratio_to_faust_worst']:>7.1f} by the clock",
         f"engine / bare fetch        {result['ratio_to_raw']:>7.3f} by the clock, "
-        f"{result['ratio_to_raw_cpu']:.3f} per CPU second; the ceiling is 1",
+        f"{result['ratio_to_raw_cpu']:.3f} per CPU second; limit {LIMIT_TO_RAW_CPU:g}: {holds[near]}",
         f"engine in its steady part  {engine['steady_events_per_s']:>7,.0f} events/s, "
         f"{engine['steady_events_per_cpu_s']:,.0f} per CPU second, over {engine['steady_events']:,.0f}",
         "",

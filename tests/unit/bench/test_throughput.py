@@ -16,7 +16,7 @@ from replay.player import PlayReport
 
 ROOT = Path(__file__).parents[3]
 
-PLAYED = PlayReport(impressions=100, actions=7, by_action={"click": 5, "cart": 2})
+PLAYED = PlayReport(impressions=100, actions=7, behaviours=3, by_action={"click": 5, "cart": 2})
 EXACT = {
     "impression": 100.0,
     "click": 5.0,
@@ -24,6 +24,7 @@ EXACT = {
     "favourite": 0.0,
     "purchase": 0.0,
     "refund": 0.0,
+    "behaviour": 3.0,
     "samples": 100.0,
     "duplicates": 0.0,
     "orphans": 0.0,
@@ -104,16 +105,30 @@ def test_what_is_told_beside_a_median_rate_is_a_median_too() -> None:
 def test_the_limit_is_ten_times_by_the_clock_and_per_cpu_second(
     by_clock: float, per_cpu: float, told: list[str]
 ) -> None:
-    broken = throughput.broken({"ratio_to_faust": by_clock, "ratio_to_faust_cpu": per_cpu})
+    ratios = {"ratio_to_faust": by_clock, "ratio_to_faust_cpu": per_cpu, "ratio_to_raw_cpu": 0.3}
+    broken = throughput.broken(ratios)
     assert len(broken) == len(told)
     assert all(words in reason for words, reason in zip(told, broken, strict=True))
+
+
+def test_the_limit_to_a_bare_fetch_is_per_cpu_second() -> None:
+    ratios = {"ratio_to_faust": 10.0, "ratio_to_faust_cpu": 10.0, "ratio_to_raw": 0.1}
+    assert throughput.broken({**ratios, "ratio_to_raw_cpu": 0.21}) == []
+    (reason,) = throughput.broken({**ratios, "ratio_to_raw_cpu": 0.2})
+    assert reason.startswith("0.200 of a bare fetch")
 
 
 def test_the_table_names_peer_limit_and_whether_it_holds() -> None:
     result = throughput.combine([one_round(50.0, 10.0, 1000.0)])
     result |= {
         "broker": "a broker",
-        "produced": {"events": 107, "impressions": 100, "actions": 7, "bytes_per_event": 200.0},
+        "produced": {
+            "events": 110,
+            "impressions": 100,
+            "actions": 7,
+            "behaviours": 3,
+            "bytes_per_event": 200.0,
+        },
         "trunk": {"hidden": 32},
         "machine": dict.fromkeys(("cores", "cpu", "memory_gb", "system", "python", "load"), 2),
     }
@@ -169,6 +184,7 @@ def test_an_exact_run_passes() -> None:
         ("impression", 101.0),
         ("click", 4.0),
         ("refund", 1.0),
+        ("behaviour", 2.0),
         ("samples", 99.0),
         ("duplicates", 1.0),
         ("orphans", 1.0),
