@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -137,8 +138,10 @@ class Plan:
 
     @property
     def hash(self) -> str:
-        """Of everything that decides what a row and a column mean."""
-        parts = [repr(self.scope), *map(repr, self.families), *map(repr, self.features)]
+        """Of everything that decides what a row and a column mean; the same in every process."""
+        # A set's order differs between processes.
+        scope = msgspec.structs.replace(self.scope, derived=frozenset())
+        parts = [repr(scope), *sorted(self.scope.derived), *map(repr, self.families), *map(repr, self.features)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def observe(

@@ -55,6 +55,7 @@ def serve(
         kafka = connection(settings.kafka, bootstrap)
         plan = plan_from(settings.features, ACTIONS)
         loaded = resolve_trunk(trunk or settings.trunk, home())
+        loaded.check_features(plan.names, plan.hash)
         # One that is not there yet is waited for; one that turns us away stays as it is.
         check(kafka)
     except (ScenarioError, FeaturesError, BrokerRefused, ValueError, OSError) as error:

@@ -44,6 +44,8 @@ class FrozenTrunk(Protocol):
 
     def frozen_logit(self, hidden: FloatArray32) -> npt.NDArray[Any]: ...
 
+    def normalise(self, features: FloatArray32) -> FloatArray32: ...
+
 
 def wall_clock_ms() -> int:
     """Now, in ms UTC."""
@@ -222,7 +224,7 @@ class Scorer:
         z = np.empty((n, len(snapshot.mean)))
         z[:, 0] = 1.0
         z[:, 1 : 1 + d] = hidden
-        z[:, 1 + d :] = real_time
+        z[:, 1 + d :] = self.trunk.normalise(real_time)
         logits: FloatArray = z @ snapshot.mean
         return logits
 

@@ -12,15 +12,19 @@ from typing import Any
 
 import msgspec
 import polars as pl
-from state.join import JoinCounts
 
 import surgeline.local.broker as brokers
-from contracts.events import DeadLetter
+from contracts.events import ACTIONS, DeadLetter
 from contracts.scenario import Scenario
+from features.declared import plan_from
+from features.row_bytes import unpack
+from features.rows import Values
+from features.topic import KEY_DIGITS, parse_keys, parse_prefix
 from models.deep.trunk import Trunk
 from replay.columns import conform
 from replay.faulty import FaultyLog
 from replay.player import PlayReport, play
+from state.joins.columns import JoinCounts
 from state.store import Store
 from stream.engine import Engine
 from tests.integration.harness import T0, Sale, Worker, read_topic, until
@@ -89,15 +93,20 @@ class Laboratory:
             letters=new,
         )
 
-    def rows(self, table: str) -> dict[str, bytes]:
-        """The newest published row of each entity."""
+    def rows(self, table: str) -> dict[int, Values]:
+        """The newest published row of each key of a table: its numbers."""
         version = newest(self.worker.view(), "version")
         # A tick publishes rows after it is seen, and is over when the next one is seen.
         until(lambda: newest(self.worker.view(), "version") > version + 1, "the rows are published")
-        prefix = f"0/{table}/"
-        records = read_topic(self.broker, self.scenario.topics.features)
-        keyed = {record.key.decode(): record.value for record in records}
-        return {key[len(prefix) :]: row for key, row in keyed.items() if key.startswith(prefix)}
+        width = plan_from(self.scenario.features, ACTIONS).tables[table].width
+        found: dict[int, Values] = {}
+        for record in read_topic(self.broker, self.scenario.topics.features):
+            prefix = parse_prefix(record.key[:-KEY_DIGITS])
+            assert prefix is not None, record.key
+            if prefix.table == table:
+                keys = parse_keys([record.key[-KEY_DIGITS:]])
+                found[int(keys[0])] = unpack(keys, [record.value], width)[0][0]
+        return found
 
     def stop(self) -> JoinCounts:
         """End the worker cleanly; the join's counts over its life."""

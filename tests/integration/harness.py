@@ -26,10 +26,12 @@ from clients.launch import Child
 from contracts.events import Watermark
 from contracts.scenario import Scenario, Times
 from contracts.weights import Weights, decode_weights
+from features.hashing import cross, hash_texts
 from models.deep.trunk import Trunk
 from replay.columns import conform, in_event_order
 from replay.log import LogInfo, summarise
 from replay.player import PlayReport, play
+from state.joins.columns import Shown
 from state.store import Store
 from stream.engine import Engine
 from stream.resume import Place
@@ -359,7 +361,8 @@ def versions(bootstrap: str, scenario: Scenario) -> list[Weights]:
 
 
 class Kept(msgspec.Struct):
-    """What a state folder holds: the digest, totals, and the ids that the join remembers."""
+    """What a state folder holds: the digest, totals, and what the join remembers of impressions: their ids,
+    the keys of their users and the source partitions that they came in."""
 
     digest: str
     impressions: int
@@ -369,7 +372,8 @@ class Kept(msgspec.Struct):
     duplicates: int
     version: int
     ids: set[str]
-    users: set[str]
+    users: set[int]
+    partitions: set[int]
 
 
 def kept(scenario: Scenario, folder: Path, worker_id: str = "0") -> Kept:
@@ -380,7 +384,8 @@ def kept(scenario: Scenario, folder: Path, worker_id: str = "0") -> Kept:
 
 def _kept(engine: Engine) -> Kept:
     counts = engine.join.counts
-    segments = [one.read_columns(engine.store) for one in engine.join._segments]
+    shown = remembered(engine)
+    user = engine.plan.remembered.index("user_id")
     return Kept(
         digest=engine.digest(),
         impressions=counts.impressions,
@@ -389,9 +394,21 @@ def _kept(engine: Engine) -> Kept:
         positives=counts.positives,
         duplicates=counts.duplicate_impressions + counts.duplicate_actions,
         version=engine.version,
-        ids={name for segment in segments for name in segment.ids},
-        users={name for segment in segments for name in segment.users},
+        ids={name for segment in shown for name in segment.ids},
+        users={key for segment in shown for key in segment.keys[:, user].tolist()},
+        partitions={number for segment in shown for number in segment.partitions.tolist()},
     )
+
+
+def remembered(engine: Engine) -> list[Shown]:
+    """The impressions that the join has written, a tick's together."""
+    columns = len(engine.plan.remembered)
+    return [segment.read(engine.store, columns) for segment in engine.join._segments]
+
+
+def key_of(*parts: str) -> int:
+    """The key of an id, or of several crossed: what rows and the join know of it."""
+    return int(cross([hash_texts([part]) for part in parts])[0])
 
 
 def rehearse(scenario: Scenario, bootstrap: str, folder: Path) -> Kept:

@@ -12,10 +12,12 @@ from pathlib import Path
 import msgspec
 import polars as pl
 import pytest
-from state.formulas import COUNTS, unpack_row
 
 import surgeline.local.broker as brokers
+from contracts.events import ACTIONS
 from contracts.scenario import Scenario
+from features.declared import plan_from
+from features.families.count_rows import HEAD, CountRows
 from replay.faulty import FaultyLog
 from replay.player import DELIVERED, play
 from replay.process_faults import ProcessFaults
@@ -31,7 +33,7 @@ from tests.integration.faults_harness import (
     paused,
 )
 from tests.integration.fresh import fresh_scenario
-from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, rehearse, until
+from tests.integration.harness import TIMES, Playing, Sale, Worker, kept, key_of, rehearse, until
 
 Factory = Callable[..., Scenario]
 #: Impressions of the usual log, over 30 s.
@@ -115,10 +117,17 @@ def test_an_action_is_never_before_its_impression(lab: Laboratory) -> None:
     seen = lab.under(["clock_skew=1:-5s:actions"], Table.of(rows, "each"))
     assert seen.did["clock_skew"]["skewed"] == seen.totals["click"] == seen.totals["positives"] == 500
     assert seen.totals["samples"] == 500 and seen.letters == []
-    users = lab.rows("user")
+    plan, users = plan_from(lab.scenario.features, ACTIONS), lab.rows("user_id")
+    ((block, part),) = [of for of in plan.rows_of(("user_id",)) if isinstance(of[0], CountRows)]
+    counted = {quantity.kinds: [] for quantity, _ in block.cells}
+    for cell, (quantity, _) in enumerate(block.cells, start=HEAD):
+        counted[quantity.kinds].append(cell)
+    shown, clicks = counted[0,], counted[1,]
+    assert len(shown) == len(clicks) > 1, "one for each half-life"
     for k in range(500):
-        _, counts = unpack_row(users[f"each-{k}"], len(lab.scenario.features.half_lives_s))
-        assert counts[COUNTS.index("click")].tolist() == pytest.approx(counts[0].tolist(), rel=1e-9)
+        counts = users[key_of(f"each-{k}")][part]
+        assert counts[clicks].tolist() == pytest.approx(counts[shown].tolist(), rel=1e-9)
+        assert counts[shown].min() > 0.0
 
 
 def test_malformed_records_are_set_aside_with_their_reason(lab: Laboratory) -> None:
@@ -264,7 +273,8 @@ def test_a_flood_from_one_key_is_counted_and_forgotten(
     scenario = scenario_factory(times=msgspec.structs.replace(TIMES, join_limit_s=8.0))
     with laboratory(broker, scenario, tmp_path) as room:
         seen = room.under(["hot_key=5s:5s:20:item-hot"], sale)
-        assert {FLOOD_USER} < set(room.rows("user")) and {"item-hot"} < set(room.rows("item"))
+        assert {key_of(FLOOD_USER)} < set(room.rows("user_id"))
+        assert {key_of("item-hot")} < set(room.rows("item_id"))
         room.stop()
     flooded = seen.did["hot_key"]["flooded"]
     assert flooded > 4000
@@ -272,7 +282,7 @@ def test_a_flood_from_one_key_is_counted_and_forgotten(
     assert seen.joined == seen.actions
     assert [seen.totals[name] for name in ("late", "dead_letters", "duplicate_impressions")] == [0, 0, 0]
     state = kept(scenario, room.worker.state_folder)
-    assert FLOOD_USER not in state.users and 0 < len(state.ids) < SHOWN
+    assert key_of(FLOOD_USER) not in state.users and 0 < len(state.ids) < SHOWN
 
 
 def test_a_paused_broker_is_waited_for(

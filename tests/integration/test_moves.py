@@ -32,6 +32,7 @@ from tests.integration.harness import (
     end_log,
     produce,
     read_topic,
+    remembered,
     until,
 )
 
@@ -62,7 +63,7 @@ class Held:
     def __init__(self, scenario: Scenario, worker: Worker) -> None:
         with Store(worker.state_folder) as store:
             engine = Engine(scenario, store, Trunk.empty(), worker.worker_id)
-            ids = [one for segment in engine.join._segments for one in segment.read_columns(store).ids]
+            ids = [one for shown in remembered(engine) for one in shown.ids]
             self.counted = Counter(ids)
             self.impressions = engine.join.counts.impressions
             self.positives = engine.join.counts.positives

@@ -13,12 +13,14 @@ import surgeline.local.broker as brokers
 from contracts.scenario import Scenario, Times
 from tests.integration.harness import (
     T0,
+    Kept,
     Playing,
     Sale,
     Serving,
     Worker,
     end_log,
     kept,
+    key_of,
     until,
 )
 
@@ -28,8 +30,12 @@ TIMES = Times(label_window_s=3.0, lateness_s=0.5, join_limit_s=120.0, idle_s=1.0
 NEVER_EXPIRES = "the embedded broker never expires a dead or departed static member, so nobody takes over"
 
 
-def partitions_of(users: set[str]) -> set[int]:
-    return {(murmur2(user.encode()) & 0x7FFFFFFF) % 4 for user in users}
+def partitions_of(state: Kept) -> set[int]:
+    """The partitions of the users that a state remembers, by the producer's own partitioner."""
+    names = {key_of(name): name for name in (f"user-{k}" for k in range(300))}
+    owned = {(murmur2(names[key].encode()) & 0x7FFFFFFF) % 4 for key in state.users}
+    assert owned == state.partitions, "each row knows the partition that it came in"
+    return owned
 
 
 def share(workers: list[Worker], parts: list[int]) -> None:
@@ -115,7 +121,7 @@ def test_two_workers_do_each_event_once(
         assert [state.duplicates for state in states] == [0, 0]
         assert states[0].ids.isdisjoint(states[1].ids)
         if broker_kind == "embedded":
-            owned = [partitions_of(state.users) for state in states]
+            owned = [partitions_of(state) for state in states]
             assert [len(one) for one in owned] == [2, 2] and owned[0].isdisjoint(owned[1])
     finally:
         for process in (*workers, *([serving] if serving else [])):
@@ -186,7 +192,7 @@ def test_a_third_worker_gets_its_share_and_gives_it_back(
         if broker_kind == "embedded":
             for worker in workers:
                 assert worker.stop() == 0
-            owned = [partitions_of(kept(scenario, w.state_folder, w.worker_id).users) for w in workers]
+            owned = [partitions_of(kept(scenario, w.state_folder, w.worker_id)) for w in workers]
             assert sorted(p for one in owned for p in one) == [0, 1, 2, 3]
             assert sorted(len(one) for one in owned) == [1, 1, 2]
             return

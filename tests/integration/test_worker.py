@@ -14,12 +14,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from state.formulas import TABLES
 
 from bench._sides import engine_counts, tick_is_over
 from bench._watch import Counts, prometheus
+from contracts.events import ACTIONS
 from contracts.scenario import Scenario
 from contracts.weights import Weights, decode_weights
+from features.declared import plan_from
+from features.plan import partitioned
+from features.topic import KEY_DIGITS, OF_PARTITION, OF_WORKER, parse_prefix
 from replay.player import PlayReport, play
 from tests.integration.fresh import fresh_scenario
 from tests.integration.harness import (
@@ -32,6 +35,7 @@ from tests.integration.harness import (
     end_log,
     get,
     kept,
+    key_of,
     produce,
     read_topic,
     rehearse,
@@ -183,14 +187,29 @@ def test_the_figure_of_throughput_knows_when_a_worker_is_through(life: Life) -> 
 def test_feature_rows_are_published(life: Life) -> None:
     """Failure: serving without the worker's counts. Mechanism: rows that changed go out each second.
 
-    Required: a row of each table, and one of every item of the log, under the worker's name.
+    Required: a row of each table whose key the log has, under the partition that it came in where the key
+    has the user, else under the worker's name; one of every item and of every user of the log.
     """
-    keys = {record.key.decode() for record in read_topic(life.bootstrap, life.scenario.topics.features)}
-    items = set(Sale(3000, 30.0).table["item_id"]) | set(
-        Sale(1500, 40.0, seed=12, name="live").table["item_id"]
-    )
-    assert {key.split("/", 1)[1] for key in keys if key.startswith("0/item/")} == {f"item/{i}" for i in items}
-    assert {key.split("/")[1] for key in keys} >= set(TABLES)
+    records = read_topic(life.bootstrap, life.scenario.topics.features)
+    prefixes = {record.key: parse_prefix(record.key[:-KEY_DIGITS]) for record in records}
+    rows: dict[str, set[int]] = {}
+    owners: dict[str, set[tuple[str, str]]] = {}
+    for key, prefix in prefixes.items():
+        assert prefix is not None, key
+        rows.setdefault(prefix.table, set()).add(int(key[-KEY_DIGITS:], 16))
+        owners.setdefault(prefix.table, set()).add((prefix.kind, prefix.owner))
+    logs = [Sale(3000, 30.0).table, Sale(1500, 40.0, seed=12, name="live").table]
+    for column in ("item_id", "user_id"):
+        named = {name for log in logs for name in log[column]}
+        assert rows[column] == {key_of(name) for name in named}
+    tables = plan_from(life.scenario.features, ACTIONS).tables
+    # The log names no shop.
+    assert set(rows) == {name for name, layout in tables.items() if "shop_id" not in layout.key}
+    for name, found in owners.items():
+        if partitioned(tables[name]):
+            assert found == {(OF_PARTITION, str(p)) for p in range(life.scenario.topics.partitions)}
+        else:
+            assert found == {(OF_WORKER, "0")}
 
 
 def test_serving_follows_from_the_topic_alone(life: Life) -> None:

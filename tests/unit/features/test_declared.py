@@ -4,6 +4,9 @@ a ready scenario or the defaults that no longer load.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -104,3 +107,13 @@ def test_features_change_the_hash() -> None:
         )
     }
     assert len(hashes) == 5
+
+
+def test_the_hash_is_the_same_in_every_process() -> None:
+    """Serving refuses weights of another hash, and a restarted worker its own state."""
+    code = f"from features.declared import plan_from; print(plan_from({{}}, {ACTIONS}).hash)"
+    hashes = {
+        subprocess.check_output([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed})
+        for seed in ("0", "1", "2")
+    }
+    assert hashes == {f"{plan_from({}, ACTIONS).hash}\n".encode()}

@@ -63,6 +63,9 @@ class StubTrunk:
     def frozen_logit(self, hidden: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         return hidden.astype(np.float64).sum(axis=1) - 3.0
 
+    def normalise(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return (features - np.float32(0.25)) * np.float32(0.5)
+
 
 @pytest.fixture
 def plan() -> Plan:

@@ -50,7 +50,8 @@ def by_hand(
         }
         for name, value in (item.features or {}).items():
             row[scorer.real_time_names.index(name)] = value
-        z = [1.0, *scorer.trunk.hidden(columns, 1, row[None]).ravel().tolist(), *row.tolist()]
+        hidden = scorer.trunk.hidden(columns, 1, row[None])
+        z = [1.0, *hidden.ravel().tolist(), *scorer.trunk.normalise(row).tolist()]
         scores.append(1.0 / (1.0 + math.exp(-math.fsum(a * b for a, b in zip(z, mean, strict=True)))))
     return scores
 
