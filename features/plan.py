@@ -141,7 +141,12 @@ class Plan:
         """Of everything that decides what a row and a column mean; the same in every process."""
         # A set's order differs between processes.
         scope = msgspec.structs.replace(self.scope, derived=frozenset())
-        parts = [repr(scope), *sorted(self.scope.derived), *map(repr, self.families), *map(repr, self.features)]
+        parts = [
+            repr(scope),
+            *sorted(self.scope.derived),
+            *map(repr, self.families),
+            *map(repr, self.features),
+        ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def observe(
