@@ -58,8 +58,8 @@ def test_what_a_replay_says_of_the_workers(
         assert older.outcome is not None and older.outcome.older_logs == 1
         assert older.outcome.late == worker.totals()["late"] > 0
 
-        # The same ids within the join limit are duplicates; with ids of its own it is another log. A behaviour
-        # has no id: it is done again, and that is said.
+        # The same ids within the join limit are duplicates; with ids of its own it is another log. Behaviours
+        # have no ids: they are done again, and that is said.
         again = replay(Sale(400, 20.0, name="older", start=T0 - week + 30_000))
         assert again.outcome is not None and again.behaviours > 0
         assert again.outcome.duplicates == again.impressions + again.actions
