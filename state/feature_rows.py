@@ -175,6 +175,8 @@ def _check_layout(store: Store, plan_hash: bytes) -> bool:
             f"reads {FORMAT_VERSION}; use the version that wrote it, or a new state folder"
         )
     if plan is None:
+        if all(key in (META_BEGUN, META_FORMAT) for key in store.keys(b"")):
+            return False  # begun, and killed before its first checkpoint, or without its write-ahead log
         raise StateDamagedError(store.path, "it does not say which features its rows are of")
     if plan != plan_hash:
         raise StateFormatError(
