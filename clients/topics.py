@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from uuid import UUID
@@ -23,6 +22,8 @@ MAX_RECORD_BYTES = 8 * 1024 * 1024
 TRY_MS = 5_000
 #: How long workers and jobs wait for a broker that is started beside them.
 BROKER_WAIT_S = 25.0
+#: Within this a broker shows a topic that exists.
+SHOWN_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -81,22 +82,18 @@ def ensure_topics(connection: Connection, scenario: Scenario, wait_s: float = 0.
     try:
         existing = partition_counts(admin, list(wanted))
         sources = scenario.topics.sources
-        # A source topic that is added later is as wide as those that it must match, which may have grown.
-        width = next((existing[name] for name in sources if name in existing), scenario.topics.partitions)
-        missing = [
-            NewTopic(
-                name,
-                num_partitions=width if name in sources else partitions,
-                replication_factor=scenario.topics.replication,
-                topic_configs=config,
-            )
-            for name, (partitions, config) in wanted.items()
-            if name not in existing
-        ]
-        for topic in missing:
-            # Another worker may be faster.
-            with contextlib.suppress(TopicAlreadyExistsError):
+        for name, (partitions, config) in wanted.items():
+            if name in existing:
+                continue
+            if name in sources:
+                # One that is added later is as wide as those that it must match, which may have grown.
+                partitions = next((existing[one] for one in sources if one in existing), partitions)
+            topic = NewTopic(name, partitions, scenario.topics.replication, topic_configs=config)
+            try:
                 admin.create_topics([topic])
+                existing[name] = partitions
+            except TopicAlreadyExistsError:  # made just now by another one, perhaps with other partitions
+                existing |= _once_shown(admin, name)
         counts = partition_counts(admin, list(wanted))
     except KafkaError as error:
         raise TopicsError(f"topics at {connection.bootstrap} cannot be prepared: {error}") from error
@@ -106,6 +103,14 @@ def ensure_topics(connection: Connection, scenario: Scenario, wait_s: float = 0.
     if differ := differing(counts, scenario):
         raise TopicsError(differ)
     return counts
+
+
+def _once_shown(admin: KafkaAdminClient, name: str) -> dict[str, int]:
+    """The partition count of a topic that was made just now; empty where the broker does not show it soon."""
+    deadline = time.monotonic() + SHOWN_S
+    while not (found := partition_counts(admin, [name])) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
 
 
 def differing(counts: dict[str, int], scenario: Scenario) -> str:

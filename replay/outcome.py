@@ -184,7 +184,8 @@ def in_words(outcome: Outcome, group: str, times: Times) -> list[str]:
     if outcome.duplicates:
         lines.append(
             f"{outcome.duplicates:,} events were dropped as duplicates: the workers had seen their ids "
-            f"within {times.join_limit_s:g} s (times.join_limit_s); `--new-ids` makes them new ones"
+            f"within {times.join_limit_s:g} s (times.join_limit_s); `--new-ids` makes them new ones; "
+            "behaviours have no ids and count again"
         )
     return lines
 

@@ -176,7 +176,7 @@ def _check_layout(store: Store, plan_hash: bytes) -> bool:
         )
     if plan is None:
         if all(key in (META_BEGUN, META_FORMAT) for key in store.keys(b"")):
-            return False  # begun, and ended before the first checkpoint
+            return False  # begun, and killed before its first checkpoint, or without its write-ahead log
         raise StateDamagedError(store.path, "it does not say which features its rows are of")
     if plan != plan_hash:
         raise StateFormatError(

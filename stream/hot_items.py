@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from features.events import FloatArray
-from features.families.count_rows import HEAD, CountRows, Quantity
+from features.families.count_rows import HEAD, NEWEST, CountRows, Quantity
 from features.plan import Plan, table_name
 from features.rows import Values
 from features.scope import IMPRESSION
@@ -36,7 +36,9 @@ def hottest(engine: Engine, n: int) -> tuple[list[HotItem], float]:
     now = engine.done_until
 
     def decayed(rows: Values, column: int) -> FloatArray:
-        grown: FloatArray = rows[:, column] * np.exp2((rows[:, landmark] - now) / (half_life_s * 1000.0))
+        # Where time has started over, rows of the pass before are as of their newest event.
+        at = np.maximum(rows[:, landmark + NEWEST], now)
+        grown: FloatArray = rows[:, column] * np.exp2((rows[:, landmark] - at) / (half_life_s * 1000.0))
         return grown
 
     keys, rows = engine.features.tables[table_name(ITEM)].top(lambda rows: decayed(rows, clicks), n)

@@ -28,8 +28,8 @@ from features.rows import Slots, Values
 
 #: Half-lives between landmark and present at most: 2 ** 60 leaves the counts all their digits.
 RESCALE = 60.0
-#: Before the counts of a row stand its landmark and its newest event, both ms.
-HEAD = 2
+#: Before the counts of a row stand its landmark and, at ``NEWEST``, its newest event, both ms.
+HEAD, NEWEST = 2, 1
 
 
 class Quantity(msgspec.Struct, frozen=True, cache_hash=True):

@@ -206,8 +206,9 @@ def test_logged_features_win(broker: str, scenario_factory: Callable[..., Scenar
     scenario = scenario_factory(times=TIMES)
     worker = Worker(scenario, broker, tmp_path).ready()
     try:
-        names = until(lambda: versions(broker, scenario), "a version")[0].feature_names
-        logged = {names[-1]: 3.25, "unknown": 1.0, names[-2]: 1e30}
+        # Without a shop both are 0 where they are computed, and their weights stay where they were.
+        taken, refused = "shop_id.click/impression.600s", "shop_id.impression.600s"
+        logged = {taken: 3.25, "unknown": 1.0, refused: 1e30}
         events = [impression(f"i{k}", features=logged if k == 0 else None) for k in range(3)]
         produce(broker, [(scenario.topics.impressions, 0, b"u", encoded(event)) for event in events])
         end_log(broker, scenario, T0 + 10_000)
@@ -217,9 +218,11 @@ def test_logged_features_win(broker: str, scenario_factory: Callable[..., Scenar
         worker.end()
     state = kept(scenario, worker.state_folder)
     assert state.samples == 3
-    mean = versions(broker, scenario)[-1].heads["ctr"].mean
-    # All three have the same computed features but the first: only a logged 3.25 moves this weight most.
-    assert abs(mean[-1]) == max(abs(value) for value in mean[1:])
+    first, *_, last = versions(broker, scenario)
+    for name, moves in ((taken, True), (refused, False)):
+        column = last.feature_names.index(name)
+        before, after = first.heads["ctr"].mean[column], last.heads["ctr"].mean[column]
+        assert (before, after != 0.0) == (0.0, moves), name
 
 
 @pytest.mark.parametrize(

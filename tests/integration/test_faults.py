@@ -119,10 +119,9 @@ def test_an_action_is_never_before_its_impression(lab: Laboratory) -> None:
     assert seen.totals["samples"] == 500 and seen.letters == []
     plan, users = plan_from(lab.scenario.features, ACTIONS), lab.rows("user_id")
     ((block, part),) = [of for of in plan.rows_of(("user_id",)) if isinstance(of[0], CountRows)]
-    counted = {quantity.kinds: [] for quantity, _ in block.cells}
-    for cell, (quantity, _) in enumerate(block.cells, start=HEAD):
-        counted[quantity.kinds].append(cell)
-    shown, clicks = counted[0,], counted[1,]
+    counted = [(cell, of.kinds) for cell, (of, _) in enumerate(block.cells, start=HEAD) if not of.weight]
+    shown = [cell for cell, kinds in counted if kinds == (0,)]
+    clicks = [cell for cell, kinds in counted if kinds == (1 + ACTIONS.index("click"),)]
     assert len(shown) == len(clicks) > 1, "one for each half-life"
     for k in range(500):
         counts = users[key_of(f"each-{k}")][part]

@@ -58,9 +58,12 @@ def test_what_a_replay_says_of_the_workers(
         assert older.outcome is not None and older.outcome.older_logs == 1
         assert older.outcome.late == worker.totals()["late"] > 0
 
-        # The same ids within the join limit are duplicates; with ids of its own it is another log.
+        # The same ids within the join limit are duplicates; with ids of its own it is another log. Behaviours
+        # have no ids: they are done again, and that is said.
         again = replay(Sale(400, 20.0, name="older", start=T0 - week + 30_000))
-        assert again.outcome is not None and again.outcome.duplicates == again.events
+        assert again.outcome is not None and again.behaviours > 0
+        assert again.outcome.duplicates == again.impressions + again.actions
+        assert "behaviours have no ids" in in_words(again.outcome, scenario.name, scenario.times)[-1]
         assert samples(again) == 900
         assert samples(replay(Sale(400, 20.0, name="older", start=T0 - week + 60_000), None, True)) == 1300
         assert worker.stop() == 0

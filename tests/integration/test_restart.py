@@ -139,4 +139,4 @@ def test_a_worker_of_a_whole_sale_starts_again_in_the_middle_of_a_backlog(
 def rows(serving: Serving) -> tuple[int, int]:
     """Rows of users and items that a scorer holds."""
     found = dict(re.findall(r'feature_rows\{table="(\w+)"\} (\S+)', get(f"{serving.url}/metrics")))
-    return round(float(found["user"])), round(float(found["item"]))
+    return round(float(found["user_id"])), round(float(found["item_id"]))
