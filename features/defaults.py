@@ -1,6 +1,7 @@
 """The features that a scenario has without a word: a flash sale's counts, and lists with sessions.
 
-No context column is named, and no row is kept of a pair of user and item that was only shown.
+No context column is named, and no row is kept of a pair of a user and an item, or a category, that was only
+shown: such pairs are most of what a sale would have to keep, and tell the least.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ DEFAULT: dict[str, list[dict[str, Any]]] = {
         {"keys": ["category_id"], "half_lives_s": [600, 86_400]},
         {"keys": ["shop_id"], "half_lives_s": [600, 86_400]},
         {"keys": ["user_id"], "half_lives_s": [600, 86_400]},
-        {"keys": ["user_id", "category_id"], "half_lives_s": [600, 86_400], "volumes": ["click"]},
-        {"keys": ["user_id", "shop_id"], "half_lives_s": [86_400], "volumes": ["click"]},
+        {
+            "keys": ["user_id", "category_id"],
+            "half_lives_s": [600, 86_400],
+            "volumes": ["click"],
+            "begin": ["any"],
+        },
         {"keys": ["position"], "half_lives_s": [600, 86_400], "volumes": []},
-        {"keys": ["item_id", "position"], "half_lives_s": [86_400], "volumes": [], "parent": ["item_id"]},
         {"keys": ["touched"], "half_lives_s": [604_800], "volumes": []},
     ],
     "session": [{}],

@@ -20,7 +20,8 @@ class Block(Protocol):
 
     ``key``: the table's columns. ``width``: numbers in a row. ``reads``: numbers read an impression. Where a
     type of blocks has ``unite(blocks)``, those of one key run as the one block that it gives: ``Pass.read``
-    says which.
+    says which. Where it has ``begins()``, only these of its ``kinds()`` begin a row where there is none; a
+    row that another block of the table began is there for it, too.
     """
 
     @property

@@ -111,8 +111,10 @@ class Plan:
         self.remembered = [c for c in sorted(used) if c not in WORKED_OUT]
         # The last place is that of kinds that nothing asks for, whose number is -1.
         self._moving = {name: np.zeros(len(scope.kinds) + 1, dtype=np.bool_) for name in self.tables}
+        self._beginning = {name: moving.copy() for name, moving in self._moving.items()}
         for block, (name, _) in self.blocks.items():
             self._moving[name][list(block.kinds())] = True
+            self._beginning[name][list(getattr(block, "begins", block.kinds)())] = True
         self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
         self.neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
@@ -229,11 +231,12 @@ class Plan:
         table, events = tables[name], batch.events
         own = slots.get(name)
         if own is None:
-            begin = self._moving[name][events.kinds] if update else np.zeros(len(events), dtype=np.bool_)
+            begin = self._beginning[name][events.kinds] if update else np.zeros(len(events), dtype=np.bool_)
             own = slots[name] = table.locate(batch.key(self.tables[name].key), begin)
             if update:
                 moved, newest = np.empty(len(own), dtype=np.int32), np.empty(len(own))
-                count = _moved(own, begin, events.times, moved, newest)
+                moving = self._moving[name][events.kinds]
+                count = _moved(own, moving, events.times, moved, newest)
                 table.touch(moved[:count])
                 _see(table.values, moved[:count], newest)
         more = []
@@ -277,10 +280,10 @@ def table_name(key: Sequence[str]) -> str:
 
 
 @kernel
-def _moved(slots, begin, times, moved, newest):  # type: ignore[no-untyped-def]
+def _moved(slots, moving, times, moved, newest):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(len(slots)):
-        if begin[i] and slots[i] >= 0:
+        if moving[i] and slots[i] >= 0:
             moved[count] = slots[i]
             newest[count] = float(times[i])
             count += 1

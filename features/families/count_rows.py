@@ -46,12 +46,14 @@ class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
     """Decayed sums for each key: ``cells`` are quantities, each with a half-life in seconds.
 
     Reads one number a cell. ``after``: blocks that work out the weights. An event whose weight is unknown
-    (NaN) does not count.
+    (NaN) does not count. ``begun_by``: kinds that begin a row where there is none; empty: every kind that is
+    counted. What came before a row was begun is not counted.
     """
 
     key: tuple[str, ...]
     cells: tuple[tuple[Quantity, float], ...]
     after: tuple[Block, ...] = ()
+    begun_by: tuple[int, ...] = ()
 
     @property
     def width(self) -> int:
@@ -71,6 +73,10 @@ class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Kinds that are counted."""
         return tuple(sorted({kind for quantity, _ in self.cells for kind in quantity.kinds}))
 
+    def begins(self) -> tuple[int, ...]:
+        """Those of them that begin a row."""
+        return self.begun_by or self.kinds()
+
     def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
         """None."""
         return ()
@@ -80,7 +86,8 @@ class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
         """One block with the cells of several of the same key."""
         cells = dict.fromkeys(cell for block in blocks for cell in block.cells)
         after = dict.fromkeys(before for block in blocks for before in block.after)
-        return CountRows(blocks[0].key, tuple(cells), tuple(after))
+        begun_by = {kind for block in blocks for kind in block.begins()}
+        return CountRows(blocks[0].key, tuple(cells), tuple(after), tuple(sorted(begun_by)))
 
     def merge(self, rows: Values) -> Values:
         """Counts of several workers add, brought to the newest landmark."""
@@ -114,10 +121,11 @@ def count_rows(
     quantities: Iterable[Quantity],
     half_lives_s: Sequence[float],
     after: tuple[Block, ...] = (),
+    begun_by: tuple[int, ...] = (),
 ) -> CountRows:
     """Every quantity at every half-life."""
     cells = dict.fromkeys((quantity, float(h)) for quantity in quantities for h in half_lives_s)
-    return CountRows(key, tuple(cells), after)
+    return CountRows(key, tuple(cells), after, begun_by)
 
 
 class _Layout(NamedTuple):

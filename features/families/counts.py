@@ -59,6 +59,9 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
     """``[[features.counts]]``: ``rates`` as "click/impression"; ``volumes``, ``velocities`` of kinds.
 
     ``keys`` are columns, several for a crossing; ``parent`` the columns that a rate is smoothed towards.
+    ``begin``: kinds of events that begin a row of ``keys``; empty: every kind that is counted. Where most
+    pairs of a user and something are only ever shown, ``begin = ["any"]`` saves their rows: counting begins
+    with the first action or behaviour (or with what else is kept of the same keys).
     """
 
     DECLARED: ClassVar[str] = "counts"
@@ -70,12 +73,13 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
     velocities: tuple[str, ...] = ()
     parent: tuple[str, ...] = ()
     smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] | None = None
+    begin: tuple[str, ...] = ()
 
     def kinds(self) -> tuple[str, ...]:
         """Every kind that is counted."""
         named = [weighted(name) for name in self.counted()]
         clicks = [CLICK for _, weight in named if weight in BY_PLACE]
-        return tuple(dict.fromkeys((*(kind for kind, _ in named), *clicks)))
+        return tuple(dict.fromkeys((*(kind for kind, _ in named), *clicks, *self.begin)))
 
     def counted(self) -> tuple[str, ...]:
         """Everything that is counted: kinds, some with a weight."""
@@ -94,6 +98,9 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
             raise FeaturesError(f"{where}.velocities: need at least two half-lives")
         if list(self.half_lives_s) != sorted(set(self.half_lives_s)):
             raise FeaturesError(f"{where}.half_lives_s: must ascend and not repeat a value")
+        if self.begin and "user_id" not in self.keys:
+            # Else a row would be begun by one worker's users and miss what others counted before.
+            raise FeaturesError(f"{where}.begin: needs user_id among the keys")
         if not (self.rates or self.volumes or self.velocities):
             raise FeaturesError(f"{where}: has no rates, volumes or velocities")
 
@@ -166,7 +173,11 @@ def _blocks(family: Counts, scope: Scope) -> tuple[CountRows, ...]:
     quantities = [quantity(name, scope) for name in family.counted()]
     by_place = any(weighted(name)[1] in BY_PLACE for name in family.counted())
     after = (clicked_places(scope, CLICK),) if by_place else ()
-    return tuple(count_rows(key, quantities, family.half_lives_s, after) for key in family.chain())
+    begun_by = tuple(sorted({number for kind in family.begin for number in scope.numbers(kind)}))
+    return tuple(
+        count_rows(key, quantities, family.half_lives_s, after, begun_by if key == family.keys else ())
+        for key in family.chain()
+    )
 
 
 def weighted(name: str) -> tuple[str, str]:

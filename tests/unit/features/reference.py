@@ -57,6 +57,9 @@ class Decayed:
         self.columns = columns
         self.cells: dict[Any, tuple[tuple[str, ...], Callable[[Event], float], float]] = {}
         self.rows: dict[Any, tuple[float, dict[Any, float]]] = {}
+        #: Kinds that begin a row; None: all that count.
+        self.begun_by: tuple[str, ...] | None = None
+        self.begun: set[Any] = set()
 
     def ask(self, name: Any, kinds: tuple[str, ...], weight: Callable[[Event], float], h: float) -> None:
         """Count ``kinds`` under this name."""
@@ -73,7 +76,11 @@ class Decayed:
     def update(self, event: Event) -> None:
         """Count an event."""
         key = event.key(self.columns)
+        if key is not None and self.begun_by is not None and event.kind in self.begun_by:
+            self.begun.add(key)
         if key is None or not any(event.kind in kinds for kinds, _, _ in self.cells.values()):
+            return
+        if self.begun_by is not None and key not in self.begun:
             return
         newest, sums = self.rows.get(key, (event.time, {}))
         now = max(float(event.time), newest)

@@ -32,6 +32,9 @@ class CountsReference(Reference):
         names = [side for rate in f.rates for side in rate.split("/")] + [*f.volumes, *f.velocities]
         if any(name.endswith((".expected", ".examined")) for name in names):
             self.world.by_place("click")
+        if f.begin:
+            begun_by = tuple(kind for name in f.begin for kind in self.world.kinds(name))
+            self.world.decayed(f.keys).begun_by = begun_by
         for columns in self.chain:
             for name in names:
                 for h in f.half_lives_s:

@@ -69,6 +69,7 @@ def test_the_ready_scenarios_are_there() -> None:
             r"features\.counts\[0\]\.half_lives_s\[0\]",
         ),
         ({"counts": [{"keys": ["item_id"], "half_lives_s": [9, 3]}]}, r"half_lives_s: must ascend"),
+        ({"counts": [{"keys": ["item_id"], "begin": ["any"]}]}, r"counts\[0\]\.begin: needs user_id"),
         ({"counts": [{"keys": ["item_id"], "rates": ["click"]}]}, r"counts\[0\]\.rates: 'click' is no rate"),
         ({"counts": [{"keys": ["item_id"]}] * 2}, r"features\.counts\[1\]: is declared twice"),
         ({"counts": [{"keys": ["item_id"], "volumes": [""]}]}, r"features\.counts\[0\]: .* has no name"),

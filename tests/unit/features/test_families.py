@@ -52,6 +52,8 @@ ENTRIES: dict[str, list[dict[str, Any]]] = {
             "smoothing": 2.0,
         },
         {"keys": ["everything"], "velocities": ["click"]},
+        {"keys": ["user_id", "item_id"], "begin": ["any"], "half_lives_s": [30.0]},
+        {"keys": ["user_id", "shop_id"], "begin": ["cart", "view"], "velocities": ["impression"]},
         {"keys": ["hour", "context.device"], "parent": ["context.device"], "volumes": []},
         {
             "keys": ["shop_id"],
