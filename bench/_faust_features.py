@@ -64,10 +64,7 @@ NAMES: tuple[str, ...] = (
     ),
     *_rates("user_id*category_id", TEN_MINUTES, DAY),
     *_rates("user_id*category_id", TEN_MINUTES, DAY, rate="click"),
-    *_rates("user_id*shop_id", DAY),
-    *_rates("user_id*shop_id", DAY, rate="click"),
     *_rates("position", TEN_MINUTES, DAY),
-    *_rates("item_id*position", DAY),
     *_rates("touched", WEEK),
     *_columns("session", "step seconds_since_last seconds_since_start seconds_known sessions steps pace"),
     *_columns("touched", "is_touched is_last is_before_last recency_rank count_rank in_list above"),
@@ -81,7 +78,7 @@ NAMES: tuple[str, ...] = (
 
 _EVERYTHING, _ITEM, _CATEGORY, _USER = (SUMS[name] for name in ("everything", "item", "category", "user"))
 #: Tables that a click is counted in, beside the user's.
-_BY_CLICK = ("item", "category", "shop", "user_category", "user_shop", "position", "item_position", "touched")
+_BY_CLICK = ("item", "category", "shop", "user_category", "position", "touched")
 
 
 class Features:
@@ -141,6 +138,7 @@ class Features:
         item = rows.get("item", shown.item)
         price = item.last if math.isnan(shown.price) else shown.price
         keys = _keys(shown)
+        rows.change("user_category", keys["user_category"])
         if kind in ("click", "purchase"):
             tables = _BY_CLICK if kind == "click" else ("item", "category")
             for table in tables:
@@ -167,13 +165,16 @@ class Features:
         """Count a behaviour."""
         rows, now = Rows(self._tables), float(event.event_time)
         price = rows.get("item", event.item_id).last
+        rows.change("user_category", _pair_key(event.user_id, event.category_id))
         user = self._count_user(rows, event.user_id, OTHER, price, now)
         self._step(rows, user, event.user_id, event.item_id, OTHER, now)
         rows.write()
 
     def _count_impression(self, one: Shown, price: float, rows: Rows) -> None:
         for table, key in _keys(one).items():
-            _add(rows.change(table, key), table, "impression", one.time)
+            # What a user was only shown of a category is not kept.
+            if table != "user_category" or rows.has(table, key):
+                _add(rows.change(table, key), table, "impression", one.time)
         self._everything = _EVERYTHING.as_of(self._everything, one.time)
         for at in _EVERYTHING.of["impression"]:
             self._everything[at] += 1.0
@@ -233,11 +234,7 @@ def _counts(as_of: dict[str, list[float]]) -> list[float]:
     both = [ten_minutes, day]
     for table, volume in (("shop", "impression"), ("user", "impression"), ("user_category", "click")):
         out += _rate(as_of, table, both) + _volumes(as_of, table, volume)
-    out += _rate(as_of, "user_shop", [day]) + _volumes(as_of, "user_shop", "click")
-    out += _rate(as_of, "position", both)
-    click, seen = _ITEM.at["click", DAY], _ITEM.at["impression", DAY]
-    of_item = (items[click] + SMOOTHING * day) / (items[seen] + SMOOTHING)
-    return out + _rate(as_of, "item_position", [of_item]) + _rate(as_of, "touched", [week])
+    return out + _rate(as_of, "position", both) + _rate(as_of, "touched", [week])
 
 
 def _price(own: float, item: Item, as_of: dict[str, list[float]]) -> list[float]:
@@ -268,12 +265,14 @@ def _keys(one: Shown) -> dict[str, str]:
         "category": one.category,
         "shop": one.shop,
         "user": one.user,
-        "user_category": f"{one.user}*{one.category}" if one.category else "",
-        "user_shop": f"{one.user}*{one.shop}" if one.shop else "",
+        "user_category": _pair_key(one.user, one.category),
         "position": str(one.position),
-        "item_position": f"{one.item}*{one.position}",
         "touched": one.touched,
     }
+
+
+def _pair_key(user: str, category: str) -> str:
+    return f"{user}*{category}" if category else ""
 
 
 def _add(row: Counted, table: str, kind: str, now: float) -> None:

@@ -67,9 +67,7 @@ SUMS = {
         *counts(("click_price", "click_n"), (DAY, TEN_MINUTES)),
     ),
     "user_category": Sums(*counts(SEEN, SHORT_AND_LONG)),
-    "user_shop": Sums(*counts(SEEN, (DAY,))),
     "position": Sums(*counts(SEEN, SHORT_AND_LONG)),
-    "item_position": Sums(*counts(SEEN, (DAY,))),
     "touched": Sums(*counts(SEEN, (WEEK,))),
 }
 
@@ -180,6 +178,11 @@ class Rows:
         if key:
             self._changed.add((table, key))
         return self.get(table, key)
+
+    def has(self, table: str, key: str) -> bool:
+        """Whether the row is kept already, or will be."""
+        place = table, key
+        return bool(key) and (place in self._changed or self._tables[table].get(key.encode()) is not None)
 
     def write(self) -> None:
         """Write what has changed."""

@@ -113,8 +113,10 @@ class Plan:
         self._moving = {name: np.zeros(len(scope.kinds) + 1, dtype=np.bool_) for name in self.tables}
         self._beginning = {name: moving.copy() for name, moving in self._moving.items()}
         for block, (name, _) in self.blocks.items():
-            self._moving[name][list(block.kinds())] = True
-            self._beginning[name][list(getattr(block, "begins", block.kinds)())] = True
+            begins = list(getattr(block, "begins", block.kinds)())
+            self._beginning[name][begins] = True
+            # What begins a row is seen there, whether or not the block counts it.
+            self._moving[name][[*block.kinds(), *begins]] = True
         self._low = np.array([feature.low for feature in self.features], dtype=np.float32)
         self._high = np.array([feature.high for feature in self.features], dtype=np.float32)
         self.neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)

@@ -36,7 +36,7 @@ def test_every_feature_is_listed_with_its_tables() -> None:
     assert {one.name for one in table.tables} == set(plan.tables)
     by_name = {one.name: one for one in table.features}
     assert by_name["session.step"].tables == ["user_id"]
-    assert "item_id*position" in by_name["item_id*position.click/impression.86400s"].tables
+    assert by_name["item_id.click/impression.60s"].tables == ["category_id", "everything", "item_id"]
     assert all(one.low <= one.neutral <= one.high and one.nanoseconds is None for one in table.features)
     assert all(one.bytes_a_row == plan.tables[one.name].width * 8 for one in table.tables)
 
