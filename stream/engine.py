@@ -73,6 +73,7 @@ class Engine:
         self.clock: Clock = clock or SystemClock()
         self.tick_ms = round(times.tick_s * 1000)
         self.plan = plan_from(scenario.features, ACTIONS)
+        trunk.check_features(self.plan.names, self.plan.hash)
         self.features = FeatureRows(
             store, self.plan, scenario.state.cached_rows, round(scenario.state.forget_s * 1000)
         )
@@ -94,7 +95,6 @@ class Engine:
             river_samples_per_tick=learners.river_samples_per_tick,
             neutral=trunk.normalise(self.plan.neutral[None, :])[0],
         )
-        trunk.check_features(self.plan.names, self.plan.hash)
         self._logged = Logged(self.plan.features)
         self.item_names = ItemNames()
         self._item_column = self.plan.remembered.index("item_id")
