@@ -25,6 +25,8 @@ from stream.timeline import Taken
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+#: Ids of an impression.
+ID_FIELDS = ("user_id", "item_id", "category_id", "shop_id")
 #: Number of each action in plans: they follow the impression, in the order of their bits.
 FIRST_ACTION = 1
 
@@ -83,7 +85,7 @@ def shown_columns(
 
 def impression_keys(events: Sequence[Impression], names: Sequence[str]) -> Keys:
     """The columns ``names`` of impressions, (n, columns) uint64."""
-    texts = {name: _texts(events, name) for name in ("user_id", "item_id", "category_id", "shop_id")}
+    texts = {name: _texts(events, name) for name in ID_FIELDS}
     contexts = [e.context for e in events]
     return key_matrix(names, len(events), texts, contexts, [e.position for e in events])
 
@@ -99,10 +101,12 @@ def _texts(events: Sequence[Any], name: str) -> Callable[[], list[str]]:
     return lambda: list(map(attrgetter(name), events))
 
 
-def lists_of(events: Sequence[Impression]) -> npt.NDArray[np.int32]:
-    """The number of each impression's list: same user, same request; without a request a list of its own."""
+def lists_of(events: Sequence[Impression], users: Keys) -> npt.NDArray[np.int32]:
+    """The number of each impression's list: same user, same request; without a request a list of its own.
+
+    ``users`` (n,): the keys of their users.
+    """
     requests = hash_texts([e.request_id for e in events])
-    users = hash_texts([e.user_id for e in events])
     alone = hash_numbers(np.arange(len(events)))
     lists = np.where(requests == 0, alone, cross([requests, users]))
     return np.unique(lists, return_inverse=True)[1].astype(np.int32)
@@ -152,7 +156,8 @@ def tick_events(
             [np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]
         ),
     }
-    lists = np.concatenate([lists_of(impressions), np.full(k + b, -1, dtype=np.int32)])[order]
+    users = shown.keys[:, plan.remembered.index("user_id")]
+    lists = np.concatenate([lists_of(impressions, users), np.full(k + b, -1, dtype=np.int32)])[order]
     first = order < n
     events = Events(
         kinds=kind[order],
@@ -198,16 +203,18 @@ def united(ticks: Sequence[TickEvents]) -> Events:
     )
 
 
-def trunk_columns(events: Sequence[Impression], times: IntArray) -> dict[str, Any]:
-    """What a trunk reads of impressions beside their features."""
+def trunk_columns(events: Sequence[Impression], shown: Shown, names: Sequence[str]) -> dict[str, Any]:
+    """What a trunk reads of impressions beside their features. ``names``: the columns of ``shown.keys``."""
+    known = {name: column for column, name in enumerate(names)}
     return {
-        "user_id": [e.user_id for e in events],
-        "item_id": [e.item_id for e in events],
-        "category_id": [e.category_id for e in events],
-        "shop_id": [e.shop_id for e in events],
-        "position": np.array([e.position for e in events], dtype=np.int64),
+        **{
+            # What is a key already is not worked out again.
+            field: shown.keys[:, known[field]] if field in known else [getattr(e, field) for e in events]
+            for field in ID_FIELDS
+        },
+        "position": shown.places.astype(np.int64),
         "price": np.array([e.price for e in events], dtype=np.float64),
-        "event_time": times,
+        "event_time": shown.times,
         "context": [e.context for e in events],
     }
 

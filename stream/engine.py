@@ -345,7 +345,8 @@ class Engine:
     def _predict(self, one: JoinedTick, snapshot: Float32Array) -> None:
         """What the experts say of a tick's impressions, before any of its labels is known."""
         self.totals.logged_refused += self._logged.override(one.events, snapshot)
-        hidden = self.trunk.hidden(trunk_columns(one.events, one.shown.times), len(one.events), snapshot)
+        columns = trunk_columns(one.events, one.shown, self.plan.remembered)
+        hidden = self.trunk.hidden(columns, len(one.events), snapshot)
         inputs = self.panel.assemble(hidden, self.trunk.normalise(snapshot))
         if self.predict_observer is not None:
             self.predict_observer(one.tick, inputs)

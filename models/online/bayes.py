@@ -81,14 +81,16 @@ class BayesianLogistic:
                 self.precision, self.eta = precision, eta
                 self.mean = _solve(precision, eta)
             return 0
-        Z = np.asarray(z, dtype=np.float64)
+        Z, single = np.asarray(z, dtype=np.float64), np.asarray(z, dtype=np.float32)
         w = self.mean
         logits = Z @ w
         p = sigmoid(logits)
         slope = eta - precision @ w + (y - p) @ Z
         value = _objective(logits, y, w, precision, eta)
         for _ in range(MAX_STEPS):
-            rows = Z * np.sqrt(p * (1.0 - p))[:, None]
+            # The curvature in single precision has seven digits and takes half the time. The optimum does not
+            # depend on it: slope and objective are in double precision.
+            rows = single * np.sqrt(p * (1.0 - p)).astype(np.float32)[:, None]
             curved = precision + rows.T @ rows
             factor = _factor(curved)
             step = lapack.dpotrs(factor, slope)[0]
