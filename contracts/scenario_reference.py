@@ -68,7 +68,7 @@ def described(struct: StructType) -> tuple[str, dict[str, str]]:
     """The docstring's sentences that name no field, and what each field means."""
     text = (inspect.getdoc(struct.cls) or "").partition(">>>")[0]
     sentences = re.split(r"(?<=[.?!])\s+(?=[A-Z`])", " ".join(text.split()))
-    names = {field.name: rf"``{re.escape(field.name)}``" for field in struct.fields}
+    names = {field.name: rf"``{re.escape(field.encode_name)}``" for field in struct.fields}
     meanings: dict[str, list[str]] = {}
     intro = []
     for sentence in sentences:

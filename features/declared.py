@@ -27,7 +27,12 @@ WHERE = "features"
 
 
 class Settings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What families share. ``sale_starts_at``: milliseconds UTC, or in TOML a time with an offset."""
+    """What families share.
+
+    ``session_gap_s``: a longer pause of a user begins a new session. ``smoothing``: impressions that a rate's
+    parent is worth, where an entry says nothing else. ``sale_starts_at``: milliseconds UTC, or in TOML a time
+    with an offset.
+    """
 
     session_gap_s: Annotated[float, msgspec.Meta(gt=0.0, le=1e9)] = 1800.0
     smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 20.0

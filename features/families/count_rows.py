@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
@@ -26,6 +26,8 @@ from features.passes import Block, Pass
 from features.powers import power_of_two
 from features.rows import Slots, Values
 
+#: Seconds after which an event counts half.
+HalfLife = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
 #: Half-lives between landmark and present at most: 2 ** 60 leaves the counts all their digits.
 RESCALE = 60.0
 #: Before the counts of a row stand its landmark and, at ``NEWEST``, its newest event, both ms.

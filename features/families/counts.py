@@ -34,7 +34,7 @@ from features.compiled import kernel
 from features.errors import FeaturesError
 from features.events import FloatArray
 from features.families.clicked_places import clicked_places
-from features.families.count_rows import CountRows, Quantity, count_rows
+from features.families.count_rows import CountRows, HalfLife, Quantity, count_rows
 from features.family import Feature
 from features.passes import Block, Pass
 from features.scope import IMPRESSION, Scope, check_columns
@@ -52,13 +52,13 @@ WEIGHTS = {"value": "value", "place": "place_from_1", "expected": "expected", "e
 BY_PLACE = ("expected", "examined")
 CLICK = "click"
 
-HalfLife = Annotated[float, msgspec.Meta(gt=0.0, le=1e9)]
-
 
 class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
     """``[[features.counts]]``: ``rates`` as "click/impression"; ``volumes``, ``velocities`` of kinds.
 
-    ``keys`` are columns, several for a crossing; ``parent`` the columns that a rate is smoothed towards.
+    ``keys`` are columns, several for a crossing. ``parent``: the columns that a rate is smoothed towards.
+    ``half_lives_s``: after so long an event counts half; each gives features of its own. ``smoothing``:
+    impressions that the parent is worth, where not as much as ``features.smoothing`` says.
     ``begin``: kinds of events that begin a row of ``keys``; empty: every kind that is counted. Where most
     pairs of a user and something are only ever shown, ``begin = ["any"]`` saves their rows: counting begins
     with the first action or behaviour (or with what else is kept of the same keys).

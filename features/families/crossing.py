@@ -27,7 +27,9 @@ UNKNOWN = np.iinfo(np.int64).min
 
 
 class Crossing(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.crossing]]``: ``keys`` are key columns, ``numbers`` numbers of impressions or features."""
+    """``[[features.crossing]]``: ``keys`` are key columns, ``numbers`` numbers of impressions or features.
+    ``bins``: how many bins a feature has from one whole number to the next.
+    """
 
     DECLARED: ClassVar[str] = "crossing"
 

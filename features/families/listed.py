@@ -30,7 +30,10 @@ BOUNDS = {"rank": (0.0, 1.0, 0.5), "size": (0.0, 5.0, 0.0)}
 
 
 class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.list]]``: ``of`` is a number of impressions, or any feature that another entry gives."""
+    """``[[features.list]]``: ``of`` is a number of impressions, or any feature that another entry gives.
+
+    ``as``: the features that it gives.
+    """
 
     DECLARED: ClassVar[str] = "list"
 

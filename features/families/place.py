@@ -36,7 +36,11 @@ WEIGHT, PLACED = "place_from_1", "placed"
 
 
 class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.place]]``: ``by`` are keys, each a list of columns."""
+    """``[[features.place]]``: ``by`` are keys, each a list of columns.
+
+    ``half_life_s``: after so long a click counts half. ``smoothing``: clicks that the mean of everything
+    is worth. ``clicks``: the kind of event whose places are counted. ``as``: what it gives beside.
+    """
 
     DECLARED: ClassVar[str] = "place"
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from features.events import FloatArray
-from features.families.count_rows import CountRows, Quantity, count_rows
+from features.families.count_rows import CountRows, HalfLife, Quantity, count_rows
 from features.families.price_rows import PriceRows
 from features.family import Feature
 from features.hashing import hash_numbers
@@ -34,13 +34,18 @@ WEIGHT, PRICED = "item_log_price", "item_priced"
 
 
 class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs."""
+    """``[[features.price]]``: half-lives of what a user pays, and of what an item usually costs.
+
+    ``half_life_s``: of what a user touched and clicked. ``short_half_life_s``: of what was clicked just now.
+    ``usual_half_life_s``: of what an item usually costs. ``clicks``: the kind of event that shows
+    what a user pays.
+    """
 
     DECLARED: ClassVar[str] = "price"
 
-    half_life_s: float = 86_400.0
-    short_half_life_s: float = 600.0
-    usual_half_life_s: float = 604_800.0
+    half_life_s: HalfLife = 86_400.0
+    short_half_life_s: HalfLife = 600.0
+    usual_half_life_s: HalfLife = 604_800.0
     clicks: str = "click"
 
     def kinds(self) -> tuple[str, ...]:

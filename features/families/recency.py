@@ -30,7 +30,10 @@ NEVER_SECONDS, NEVER_STEPS = 2.5, 2.0
 
 
 class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.recency]]``: ``of`` kinds of events (``any``: every action and behaviour) of ``keys``."""
+    """``[[features.recency]]``: ``of`` kinds of events (``any``: every action and behaviour) of ``keys``.
+
+    ``as``: what is told of each kind.
+    """
 
     DECLARED: ClassVar[str] = "recency"
 

@@ -31,7 +31,10 @@ SCALES = np.array([[3.0], [10.0], [10.0], [10.0], [5.0], [5.0], [5.0]])
 
 
 class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.session]]``; the scenario's ``features.session_gap_s`` says where a session ends."""
+    """``[[features.session]]``; the scenario's ``features.session_gap_s`` says where a session ends.
+
+    ``as``: the features that it gives.
+    """
 
     DECLARED: ClassVar[str] = "session"
 

@@ -30,7 +30,10 @@ UNKNOWN_SECONDS = 2.5
 
 
 class Stock(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=True):
-    """``[[features.stock]]``: ``sales`` is the kind of event that takes a unit."""
+    """``[[features.stock]]``: ``sales`` is the kind of event that takes a unit.
+
+    ``half_life_s``: after so long a sale counts half in the speed. ``few``: units that are few.
+    """
 
     DECLARED: ClassVar[str] = "stock"
 
