@@ -46,6 +46,7 @@ SurgelineError
 ├─ AnalysisError (ValueError) - surgeline.evaluation.analyse
 ├─ CadenceError (ValueError) - surgeline.evaluation.cadence
 ├─ EvaluateError (ValueError) - surgeline.evaluation.evaluate
+├─ FeaturesTableError (ValueError) - surgeline.features_table
 ├─ BrokerError (RuntimeError) - surgeline.local.broker
 ├─ BrokerUnavailable (RuntimeError) - surgeline.local.broker
 ├─ DemoError (RuntimeError) - surgeline.local.demo

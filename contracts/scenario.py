@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from contracts.errors import SurgelineError
+from contracts.toml_lines import line_of
 
 Seconds = Annotated[float, msgspec.Meta(gt=0.0, le=864_000.0)]
 #: What Kafka takes as the name of a topic or of a group's member; "." and ".." are no names.
@@ -231,22 +232,40 @@ def load_scenario(path: str | os.PathLike[str] | None = None) -> Scenario:
 
     Raises ``ScenarioError`` for a file that is missing, is not TOML, or has a wrong field.
     """
-    source = path or os.environ.get("SURGELINE_SCENARIO")
+    source, text = written(path)
     if not source:
         return Scenario()
     try:
-        data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ScenarioError(f"scenario {source}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"scenario {source}: not TOML: {error}") from error
     told = _secret(data.get("kafka"))
     if told:
-        raise ScenarioError(f"scenario {source}: {told}")
+        raise wrong(source, text, told.partition(": ")[0], told)
     try:
         return msgspec.convert(data, Scenario)
     except msgspec.ValidationError as error:
-        raise ScenarioError(f"scenario {source}: {error}{_allowed(str(error))}") from error
+        raise wrong(source, text, _place(str(error)), f"{error}{_allowed(str(error))}") from error
+
+
+def written(path: str | os.PathLike[str] | None = None) -> tuple[str, str]:
+    """Which file a scenario is read from, and its text; two empty texts where there is none."""
+    source = str(path or os.environ.get("SURGELINE_SCENARIO") or "")
+    if not source:
+        return "", ""
+    try:
+        return source, Path(source).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"scenario {source}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"scenario {source}: not TOML: {error}") from error
+
+
+def wrong(source: str, text: str, place: str, told: str) -> ScenarioError:
+    """What is wrong at ``place`` ("times.tick_s") of a scenario, with the line where it stands."""
+    line = line_of(text, place) if place else None
+    where = f"scenario {source}, line {line}" if line else f"scenario {source}"
+    return ScenarioError(f"{where}: {told}")
 
 
 def _secret(kafka: object) -> str:
@@ -266,6 +285,19 @@ def _secret(kafka: object) -> str:
             continue
         return f"kafka.{name}: a scenario holds no secrets; set {instead}"
     return ""
+
+
+def _place(message: str) -> str:
+    """The setting that a message of msgspec is about.
+
+    >>> _place("Expected `float` >= 0.1 - at `$.times.tick_s`")
+    'times.tick_s'
+    >>> _place("Object contains unknown field `lateness` - at `$.times`")
+    'times.lateness'
+    """
+    at, unknown = re.search(r" - at `\$\.?(.*?)`$", message), re.search(r"unknown field `(.*?)`", message)
+    parts = [at[1] if at else "", unknown[1] if unknown else ""]
+    return ".".join(part for part in parts if part)
 
 
 def _allowed(message: str) -> str:

@@ -12,9 +12,10 @@ from clients.patience import wait_for_port
 from clients.quiet import install as quieten
 from clients.refusal import BrokerRefused, check
 from contracts.events import ACTIONS
-from contracts.scenario import ScenarioError, home, load_scenario
+from contracts.scenario import ScenarioError, home
 from features.declared import plan_from
 from features.errors import FeaturesError
+from features.load import load_declared
 from models.deep.locate import resolve_trunk
 from serving.feature_view import DEFAULT_CAPACITY, FeatureView
 from serving.follower import Follower
@@ -51,7 +52,7 @@ def serve(
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
     quieten()
     try:
-        settings = load_scenario(scenario)
+        settings = load_declared(scenario)
         kafka = connection(settings.kafka, bootstrap)
         plan = plan_from(settings.features, ACTIONS)
         loaded = resolve_trunk(trunk or settings.trunk, home())

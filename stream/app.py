@@ -24,7 +24,8 @@ from clients.quiet import install as quieten
 from clients.refusal import BrokerRefused
 from clients.topics import BROKER_WAIT_S, TopicsError, ensure_topics
 from contracts.errors import SurgelineError
-from contracts.scenario import Scenario, ScenarioError, home, load_scenario, worker_id
+from contracts.scenario import Scenario, ScenarioError, home, worker_id
+from features.load import load_declared
 from models.deep.manifest import TrunkError
 from models.online.codec import LearnerStateError
 from state.errors import StateError
@@ -221,7 +222,7 @@ def add_agents(app: SurgelineApp) -> None:
 def _from_environment() -> SurgelineApp:
     """The app of this process. Raises click's own error, which ``faust`` prints as one line."""
     try:
-        return create_app(load_scenario())
+        return create_app(load_declared())
     except UNUSABLE as error:
         raise click.ClickException(str(error)) from error
 

@@ -12,8 +12,9 @@ import msgspec
 from contracts.errors import SurgelineError
 from contracts.events import ACTIONS
 from contracts.feature_worth import FeatureWorth
-from contracts.scenario import Scenario, load_scenario
+from contracts.scenario import Scenario
 from features.declared import plan_from
+from features.load import load_declared
 from features.plan import Plan
 from models.deep.trunk import Trunk
 from replay.report.schema import Evaluation
@@ -175,7 +176,7 @@ def read_worth(path: Path) -> list[FeatureWorth]:
 def command(scenario: str | None, evaluation: Path | None, cost: bool, as_json: bool) -> None:
     """List the features that the scenario declares: range, tables, cost, and what each is worth."""
     worth = read_worth(evaluation) if evaluation is not None else None
-    table = features_table(load_scenario(scenario), worth, cost)
+    table = features_table(load_declared(scenario), worth, cost)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(table), indent=1).decode())
     else:

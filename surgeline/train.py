@@ -9,7 +9,8 @@ import click
 import msgspec
 import polars as pl
 
-from contracts.scenario import Scenario, home, load_scenario
+from contracts.scenario import Scenario, home
+from features.load import load_declared
 from models.deep.fitted import Options
 from models.deep.load import kinds, load_trunk
 from models.deep.manifest import TrunkError
@@ -174,7 +175,7 @@ def command(
     report = train_on(
         opened,
         folder,
-        scenario=load_scenario(scenario),
+        scenario=load_declared(scenario),
         kind=kind,
         hidden=hidden,
         epochs=epochs,

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from contracts.scenario import load_scenario
+from features.load import load_declared
 from models.deep.load import kinds
 from replay.report.schema import Evaluation
 from surgeline.evaluation.evaluate import EvaluateError, Request, evaluate
@@ -87,7 +87,7 @@ def command(
         seed=seed,
     )
     with Bar() as bar:
-        found = evaluate(request, load_scenario(scenario), _command_line(), bar)
+        found = evaluate(request, load_declared(scenario), _command_line(), bar)
     for text in lines(found):
         click.echo(text)
     for path, render in _outputs(json_file, html_file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ def refused(tmp_path: Path, text: str) -> str:
     with pytest.raises(ScenarioError) as error:
         load(tmp_path, text)
     message = str(error.value)
-    assert message.startswith(f"scenario {tmp_path / 'sale.toml'}: ")
+    assert re.match(rf"scenario {re.escape(str(tmp_path / 'sale.toml'))}(, line \d+)?: ", message)
     return message
 
 
