@@ -23,8 +23,9 @@ class Logged:
         A value outside its feature's honest range (NaN too) leaves what was computed.
         """
         refused = 0
-        for row, event in enumerate(events):
-            for name, value in (event.features or {}).items():
+        # Few events bring features, most logs none.
+        for row, logged in [(row, event.features) for row, event in enumerate(events) if event.features]:
+            for name, value in logged.items():
                 if (found := self._known.get(name)) is None:
                     continue
                 column, feature = found

@@ -12,7 +12,9 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
+from features.compiled import COMPILED, kernel
 from features.hashing import Keys
 from models.deep.fields import (
     HOURS,
@@ -70,12 +72,13 @@ class NetworkTrunk(Trunk):
         rows += self._first_bias
         if self._price is not None:
             rows += scaled_log_price(columns["price"], *self._price_scaling)[:, None] * self._price
-        for field, (trained, start) in self._ids.items():
-            rows += self._table[rank(trained, keys(columns, field, n), start)]
+        found = [rank(trained, keys(columns, f, n), start) for f, (trained, start) in self._ids.items()]
         if self._position_row:
-            rows += self._table[position_buckets(columns["position"]) + self._position_row]
+            found.append(position_buckets(columns["position"]) + self._position_row)
         if self._hour_row:
-            rows += self._table[hours(columns["event_time"]) + self._hour_row]
+            found.append(hours(columns["event_time"]) + self._hour_row)
+        add = _add_rows if COMPILED else add_rows_in_numpy
+        add(rows, self._table, np.array(found, dtype=np.int64).reshape(len(found), n))
         np.maximum(layer, SLOPE * layer, out=layer)
         hidden = (layer.reshape(blocks, _BLOCK, size) @ self._weight).reshape(-1, self.hidden_size)[:n]
         hidden += self._bias
@@ -106,6 +109,22 @@ class NetworkTrunk(Trunk):
             column += 1
         self._features = weight[:, column:].T.astype(np.float32).copy()
         self._first_bias: Float32Array = tensors["layer_1.bias"].astype(np.float32)
+
+
+@kernel
+def _add_rows(rows, table, found):  # type: ignore[no-untyped-def]
+    # An impression's row stays in the processor's cache while all its fields are added.
+    for i in range(rows.shape[0]):
+        for field in range(found.shape[0]):
+            at = found[field, i]
+            for k in range(rows.shape[1]):
+                rows[i, k] += table[at, k]
+
+
+def add_rows_in_numpy(rows: Float32Array, table: Float32Array, found: npt.NDArray[np.int64]) -> None:
+    """Add to each of ``rows`` (n, c) those rows of ``table`` that ``found`` (fields, n) names, in order."""
+    for field in found:
+        rows += table[field]
 
 
 def rank(trained: Keys, given: Keys, start: int) -> np.ndarray:

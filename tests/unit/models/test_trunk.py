@@ -19,7 +19,7 @@ from hypothesis import given, settings
 
 from features.compiled import plain
 from features.hashing import hash_texts
-from models.deep.kinds import trees
+from models.deep.kinds import network, trees
 from models.deep.load import kinds, load_trunk
 from models.deep.manifest import MANIFEST_FILE, WEIGHTS_FILE
 from models.deep.trunk import Trunk, TrunkError
@@ -258,14 +258,19 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, kind: str, file: st
         load_trunk(folder)
 
 
-def test_all_forms_of_the_trees_kernel_give_the_same_bits(tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("kind", "module", "name"), [("trees", trees, "_walk"), ("network", network, "_add_rows")]
+)
+def test_all_forms_of_a_kinds_kernel_give_the_same_bits(
+    tmp_path: Path, monkeypatch: Any, kind: str, module: Any, name: str
+) -> None:
     """Compiled, as plain Python, and in numpy for where there is no compiler."""
-    trunk = load_trunk(write_trunk(tmp_path, kind="trees", features=3))
+    trunk = load_trunk(write_trunk(tmp_path, kind=kind, features=3))
     columns, features = some_columns(150), some_features(150)
     wanted = trunk.hidden(columns, 150, features)
-    monkeypatch.setattr(trees, "_walk", plain(trees._walk))
+    monkeypatch.setattr(module, name, plain(getattr(module, name)))
     assert trunk.hidden(columns, 150, features).tobytes() == wanted.tobytes()
-    monkeypatch.setattr(trees, "COMPILED", False)
+    monkeypatch.setattr(module, "COMPILED", False)
     assert trunk.hidden(columns, 150, features).tobytes() == wanted.tobytes()
 
 
