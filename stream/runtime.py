@@ -207,17 +207,20 @@ class Runtime:
         """
         looked = 0.0
         while not self._stopping:
-            ends: dict[Source, bool] = {}
+            ends: dict[Source, float | None] = {}
             if time.monotonic() - looked >= LOOK_S:
                 looked, ends = time.monotonic(), self._ends(consumer)
             ran = await self._call(self._step, ends)
             await asyncio.sleep(0 if ran else IDLE_WAIT_S)
 
-    def _step(self, ends: Mapping[Source, bool]) -> int:
+    def _step(self, ends: Mapping[Source, float | None]) -> int:
         return 0 if self._engine is None or self._frozen else self._advance(ends)
 
-    def _ends(self, consumer: Any) -> dict[Source, bool]:
-        """Which sources are known to be read to their end."""
+    def _ends(self, consumer: Any) -> dict[Source, float | None]:
+        """When the sources were known to be read to their end, None for those that are not.
+
+        The engine's thread may take this up much later, behind batches that came meanwhile.
+        """
         if self._engine is None:
             return {}
         return {source: consumer.at_end(self._tp(source)) for source in self._engine.timeline.sources()}
@@ -225,7 +228,7 @@ class Runtime:
     def _align(self) -> None:
         timeline = self.engine.timeline
         self.pulse.see(self.engine.totals.ticks, timeline.buffered)
-        ahead = timeline.ahead(BUFFER_LIMIT, time.monotonic())
+        ahead = timeline.ahead(BUFFER_LIMIT)
         self._held_back = {self._tp(source) for source in ahead}
 
     # -- the tick
@@ -279,10 +282,10 @@ class Runtime:
         finally:
             self._unsent = sending | self._unsent
 
-    def _advance(self, ends: Mapping[Source, bool]) -> int:
+    def _advance(self, ends: Mapping[Source, float | None]) -> int:
         engine, now = self.engine, time.monotonic()
-        for source, at_end in ends.items():
-            engine.timeline.set_at_end(source, at_end, now)
+        for source, ended in ends.items():
+            engine.timeline.set_at_end(source, ended is not None, now if ended is None else ended)
         ran = engine.advance(ADVANCE_BUDGET_S)
         self._align()
         return ran

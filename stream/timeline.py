@@ -30,8 +30,9 @@ STRAYS_SHARE = 0.2
 #: (``stream.transport.ANSWER_S``).
 MIXED_SHARE, MIXED_LEAST_S = 0.8, 4.0
 #: Where a partition was not seen at its end for this share of ``idle_s`` (a backlog, or a broker that did not
-#: answer), nobody knows whether its producer's clock is slow.
-UNSEEN_SHARE = 0.5
+#: answer), and for longer than what is known about its end can be old, nobody knows whether its producer's
+#: clock is slow.
+UNSEEN_SHARE, UNSEEN_LEAST_S = 0.5, 3.0
 #: For so long what goes back in time is late at once, where others have stayed in the present.
 MIXED_FOR_S = 60.0
 
@@ -158,9 +159,10 @@ class Timeline:
                 lane.release(now, now_ms, self._reached)
 
     def set_at_end(self, source: Source, at_end: bool, now: float) -> None:
-        """Whether everything that the broker has of a source has been put here, as far as it says so now.
+        """Whether everything that the broker had of a source at ``now`` has been put here.
 
-        Silence counts from the moment that it is known: a broker that did not answer may have had events.
+        ``now`` is when the broker said so: what it got since then is not known. Silence counts from the
+        moment that it is known, and up to the last one: a broker that did not answer may have had events.
         """
         lane = self._lanes.get(source)
         if lane is None:
@@ -168,9 +170,9 @@ class Timeline:
         if at_end and not lane.at_end:
             lane.heard = max(lane.heard, now)
         if at_end:
-            if now - lane.ended_at >= UNSEEN_SHARE * self._idle_s:
+            if now - lane.ended_at >= max(UNSEEN_SHARE * self._idle_s, UNSEEN_LEAST_S):
                 lane.target_since = now
-            lane.ended_at = now
+            lane.ended_at = max(lane.ended_at, now)
         lane.at_end = at_end
 
     def watermark(self, now: float, open_until: int = NEVER) -> int:
@@ -179,7 +181,7 @@ class Timeline:
         ``open_until``: when the last open sample closes; a silence of all moves on as far as that.
         """
         lanes = [lane for lane in self._lanes.values() if lane.reopen or not lane.back]
-        speaking = [lane for lane in lanes if not self._idle(lane, now)]
+        speaking = [lane for lane in lanes if not self._idle(lane)]
         held = self._holding(speaking, now)
         if held:
             self._calm = None
@@ -197,7 +199,7 @@ class Timeline:
         back = [lane for lane in lanes if lane.back]
         if not back:
             return False
-        here = [lane for lane in lanes if (lane.reopen or not lane.back) and not self._idle(lane, now)]
+        here = [lane for lane in lanes if (lane.reopen or not lane.back) and not self._idle(lane)]
         settled = any(one.settled for lane in back for one in list(lane.passes)[1:])
         heard = max(lane.heard for lane in back)
         if not settled:
@@ -225,7 +227,7 @@ class Timeline:
         for lane in self._lanes.values():
             lane.next_pass()
 
-    def ahead(self, limit: int, now: float) -> set[Source]:
+    def ahead(self, limit: int) -> set[Source]:
         """Sources that should not be fetched now: over ``limit`` events buffered and ahead of the others.
 
         The source that holds the watermark back is never among them, so this cannot deadlock.
@@ -239,7 +241,7 @@ class Timeline:
             if lane.reopen or not lane.back
         }
         slowest = min(
-            (mark for source, mark in held.items() if not self._idle(self._lanes[source], now)), default=None
+            (mark for source, mark in held.items() if not self._idle(self._lanes[source])), default=None
         )
         if slowest is None:
             return set()
@@ -298,8 +300,9 @@ class Timeline:
         if now - max(other.heard for other in self._lanes.values()) >= self._idle_s:
             self._awake_since = now
 
-    def _idle(self, lane: Lane, now: float) -> bool:
-        return lane.at_end and now - max(lane.heard, self._awake_since) >= self._idle_s
+    def _idle(self, lane: Lane) -> bool:
+        """Whether the broker had nothing of it for ``idle_s``, the last time that it said so."""
+        return lane.at_end and lane.ended_at - max(lane.heard, self._awake_since) >= self._idle_s
 
     def _holding(self, speaking: list[Lane], now: float) -> list[int]:
         """Marks of the lanes that hold the watermark."""

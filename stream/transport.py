@@ -226,17 +226,19 @@ class Consumer(driver.Consumer):
         state = self._fetch_state(tp)
         return None if state is None else max(int(_readable_end(state) - state.position), 0)
 
-    def at_end(self, tp: TP) -> bool:
-        """Whether the partition was read to its end and agents are done with all of it.
+    def at_end(self, tp: TP) -> float | None:
+        """When the broker said last that the partition ends where it was read to (monotonic seconds).
 
-        False while the broker does not answer: nobody knows then where the end is.
+        None where there is more, where agents are not done with all of it, and while the broker does not
+        answer: nobody knows then where the end is.
         """
         state = self._fetch_state(tp)
         if state is None or state.position < _readable_end(state):
-            return False
-        if time.time() - (state.timestamp or 0) / 1000.0 > ANSWER_S:
-            return False
-        return all(message is None for _, message in self._settled(tp))
+            return None
+        age = max(time.time() - (state.timestamp or 0) / 1000.0, 0.0)
+        if age > ANSWER_S or any(message is not None for _, message in self._settled(tp)):
+            return None
+        return time.monotonic() - age
 
     def _fetch_state(self, tp: TP) -> Any | None:
         """aiokafka's state of an assigned partition whose position and end are known."""

@@ -100,8 +100,8 @@ class _Consumer:
     def __init__(self, lags: dict[TP, int]) -> None:
         self.lags = lags
 
-    def at_end(self, tp: TP) -> bool:
-        return False
+    def at_end(self, tp: TP) -> float | None:
+        return None
 
     def lag(self, tp: TP) -> int | None:
         return self.lags.get(tp)

@@ -458,6 +458,10 @@ async def test_an_end_is_known_while_the_broker_answers(
     state = SimpleNamespace(position=5, highwater=5, lso=5, timestamp=now)
     monkeypatch.setattr(consumer, "_fetch_state", lambda tp: state)
     assert consumer.at_end(BATCHED)
+    # What came since the answer is not known: it says when it was.
+    state.timestamp = now - 1000.0
+    said = consumer.at_end(BATCHED)
+    assert said is not None and said <= time.monotonic() - 1.0
     state.timestamp = now - 2000.0 * ANSWER_S
     assert not consumer.at_end(BATCHED)
     state.timestamp, state.highwater, state.lso = now, 6, 6
