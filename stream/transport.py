@@ -91,6 +91,9 @@ class Consumer(driver.Consumer):
         self._batched: dict[str, bool] = {}
         # Per partition, batches in order of delivery: [last offset, message or None where agents are done].
         self._delivered: dict[TP, deque[list[Any]]] = {}
+        # Up to where what was read of a partition is among these. The fetcher's own position is ahead of it
+        # while a fetch is on its way here from the fetcher's thread.
+        self._taken: dict[TP, int] = {}
 
     @property
     def _owner(self) -> OffsetOwner | None:
@@ -122,24 +125,37 @@ class Consumer(driver.Consumer):
             # Fetched across a rebalance or a seek: from which position is unknown, so read again.
             await self._seek_again("across a rebalance or a seek")
             return
-        single = {}
-        for tp, fetched in records.items():
-            if not self.is_batched(tp.topic):
-                single[tp] = fetched
-            elif epoch != self.epoch or generation != self.app.consumer_generation_id:
+        single = {tp: fetched for tp, fetched in records.items() if not self.is_batched(tp.topic)}
+        batched = {tp: fetched for tp, fetched in records.items() if tp not in single}
+        for tp, message in self._delivering(batched, active):
+            if epoch != self.epoch or generation != self.app.consumer_generation_id:
                 return  # a seek while the batch before was handed over: all of this is read again
-            elif self._wanted(tp, active):
-                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-                message = self._to_batch(tp, fetched)
-                self._settled(tp)
-                self._delivered.setdefault(tp, deque()).append([message.offset, message])
-                yield tp, message
+            yield tp, message
         for tp, record in self.scheduler.iterate(single):
             if not self.flow_active or generation != self.app.consumer_generation_id:
                 break
             if self._wanted(tp, active):
                 self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
                 yield tp, self._to_message(tp, record)
+
+    def _delivering(
+        self, fetched: Mapping[TP, list[Any]], active: set[TP] | None
+    ) -> list[tuple[TP, ConsumerMessage]]:
+        """What one fetch brought, as batches. Until agents are done with them no partition is at its end:
+        handing one over may take until the one before is done.
+        """
+        batches = []
+        for tp, records in fetched.items():
+            if self._wanted(tp, active):
+                self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+                message = self._to_batch(tp, records)
+                self._settled(tp)
+                self._delivered.setdefault(tp, deque()).append([message.offset, message])
+                batches.append((tp, message))
+        for tp in active or ():
+            if (state := self._fetch_state(tp)) is not None:
+                self._taken[tp] = state.position
+        return batches
 
     def _wanted(self, tp: TP, active: set[TP] | None) -> bool:
         return active is None or tp in active or tp in self._buffered_partitions
@@ -233,7 +249,7 @@ class Consumer(driver.Consumer):
         answer: nobody knows then where the end is.
         """
         state = self._fetch_state(tp)
-        if state is None or state.position < _readable_end(state):
+        if state is None or self._taken.get(tp) != state.position or state.position < _readable_end(state):
             return None
         age = max(time.time() - (state.timestamp or 0) / 1000.0, 0.0)
         if age > ANSWER_S or any(message is not None for _, message in self._settled(tp)):
@@ -297,6 +313,7 @@ class Consumer(driver.Consumer):
         await super().perform_seek()
         self.epoch += 1
         self._delivered.clear()
+        self._taken.clear()
         self._batched.clear()
         if self._owner is None:
             return

@@ -450,6 +450,33 @@ async def test_partitions_that_the_owner_holds_back_are_not_fetched(
 # -- the end of a partition
 
 
+async def test_no_partition_is_at_its_end_while_a_batch_of_the_same_fetch_is_handed_over(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: events that wait for an agent's full queue are taken for silence, and come late.
+
+    Mechanism: one fetch brings two partitions to their ends; the first batch is handed over. Required: the
+    other one is not at its end until its agent is done, too.
+    """
+    state = SimpleNamespace(position=2, highwater=2, lso=2, timestamp=time.time() * 1000.0)
+    monkeypatch.setattr(consumer, "_fetch_state", lambda tp: state)
+    monkeypatch.setattr(consumer, "highwater", lambda tp: 2)
+
+    async def answer(_: float) -> Any:
+        assert consumer.at_end(BATCHED) is None, "the fetcher has it, and it is on its way"
+        return {BATCHED: records(0, 1), OTHER: records(0, 1)}, {BATCHED, OTHER}
+
+    monkeypatch.setattr(consumer, "_wait_next_records", answer)
+    consumer.flow_active = True
+    async for tp, message in consumer.getmany(0.1):
+        if tp == BATCHED:
+            consumer.ack(message)
+            assert consumer.at_end(BATCHED) and not consumer.at_end(OTHER)
+        else:
+            consumer.ack(message)
+            assert consumer.at_end(OTHER)
+
+
 async def test_an_end_is_known_while_the_broker_answers(
     consumer: Consumer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,6 +484,8 @@ async def test_an_end_is_known_while_the_broker_answers(
     now = time.time() * 1000.0
     state = SimpleNamespace(position=5, highwater=5, lso=5, timestamp=now)
     monkeypatch.setattr(consumer, "_fetch_state", lambda tp: state)
+    assert consumer.at_end(BATCHED) is None, "what was fetched up to there is still on its way here"
+    consumer._taken[BATCHED] = 5
     assert consumer.at_end(BATCHED)
     # What came since the answer is not known: it says when it was.
     state.timestamp = now - 1000.0
