@@ -342,7 +342,11 @@ class Lane:
             due = np.maximum(piece.times, running[:-1] - self._lateness_ms)
             self._again[place] = int(running[-1])
             # What was parked then may have its time by now, and was not among the newest.
-            self.passes[place].newest = max(self.passes[place].newest, int(running[-1]))
+            one = self.passes[place]
+            one.newest = max(one.newest, int(running[-1]))
+            # A pass that goes on after a restart is as near to an older log as it was before it.
+            one.size += len(piece.times)
+            one.settled = one.settled or one.size >= SETTLED
             piece = piece._replace(due=due, ordered=_is_ordered(due))
             still = np.flatnonzero(due >= self._done_before)
             if place == 0 and len(still) < len(due):
