@@ -249,13 +249,19 @@ class Runtime:
             self._frozen = self._frozen or last
             if not await self._send_dead_letters():
                 return
-            sent, self._sent = self._sent, [0, 0]
-            weights, rows, complete = await self._call(self._checkpoint, created_at, sent)
+            # To its end also where this tick is cancelled: rows that are taken are published by nobody else.
+            weights, complete = await asyncio.shield(self._take_checkpoint(created_at))
         self._ticked_at = time.monotonic()
-        self._unsent.update(((table, entity), row) for table, entity, row in rows)
         async with self._publishing:
             await self._publish(weights, complete, consumer)
         self.metrics.tick.observe(time.monotonic() - started)
+
+    async def _take_checkpoint(self, created_at: int) -> tuple[Weights, tuple[int, int]]:
+        """A checkpoint, and its rows among those to publish; returns what else ``_checkpoint`` does."""
+        sent, self._sent = self._sent, [0, 0]
+        weights, rows, complete = await self._call(self._checkpoint, created_at, sent)
+        self._unsent.update(((table, entity), row) for table, entity, row in rows)
+        return weights, complete
 
     async def _publish(self, weights: Weights, complete: tuple[int, int], consumer: Any | None) -> None:
         engine = self.engine

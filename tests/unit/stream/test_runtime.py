@@ -8,6 +8,7 @@ Mechanism: a runtime over a real engine and state with a publisher that a test h
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,30 @@ async def test_a_tick_that_is_cancelled_while_it_publishes_keeps_its_rows(runtim
     publisher(runtime).go.set()
     await runtime.tick(None)
     assert publisher(runtime).items() == ["x1"]
+
+
+async def test_a_tick_that_is_cancelled_while_it_takes_its_checkpoint_keeps_its_rows(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: its rows have left the engine and reach nobody, and the next tick says that all are out."""
+    await shown(runtime, 1)
+    begun, goes_on = threading.Event(), threading.Event()
+    checkpoint = runtime._checkpoint
+
+    def slow(*arguments: Any) -> Any:
+        begun.set()
+        goes_on.wait(30)
+        return checkpoint(*arguments)
+
+    monkeypatch.setattr(runtime, "_checkpoint", slow)
+    timer = asyncio.create_task(runtime.tick(None))
+    await asyncio.to_thread(begun.wait, 30)
+    timer.cancel()
+    await asyncio.gather(timer, return_exceptions=True)
+    goes_on.set()
+    await runtime.tick(None)
+    assert publisher(runtime).items() == ["x1"]
+    assert runtime.engine.published_until == T0 + 2000
 
 
 async def test_rows_are_complete_only_when_all_of_a_restart_are_out(
