@@ -219,7 +219,8 @@ def test_delayed_labels_are_joined_after_their_samples(
     halted there until they have. Required: those samples are negatives and stay it; every late click is
     joined, and counted as one that came after its label; the predictions show the outage while it lasts.
     """
-    scenario = scenario_factory(times=msgspec.structs.replace(TIMES, idle_s=0.5))
+    # A producer on a busy machine must not seem silent while it sends the second part.
+    scenario = scenario_factory(times=msgspec.structs.replace(TIMES, idle_s=2.0))
     faulty = FaultyLog(sale, ["label_outage=12s:12s"])
     rows = pl.concat(list(faulty.chunks()))
     start = int(rows[DELIVERED][0])
@@ -240,7 +241,7 @@ def test_delayed_labels_are_joined_after_their_samples(
         view = finished(room.worker, play(back, scenario, broker))
         counts = room.stop()
     totals, clicks = view["totals"], sale.info().by_action["click"]
-    assert totals["samples"] == totals["impressions"] == SHOWN
+    assert totals["samples"] == totals["impressions"] == SHOWN, totals
     assert {name: totals[name] for name in sale.info().by_action} == sale.info().by_action
     assert certain <= clicks - totals["positives"] <= counts.actions_after_label <= counts.actions
     # How far back it comes depends on how long the halt took: silence moves the ticks by the clock.
