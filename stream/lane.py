@@ -109,6 +109,11 @@ class Pass:
         behind = self.newest - lateness_ms if self.newest > NEVER else NEVER
         return max(behind, self.promised)
 
+    def grow(self, count: int) -> None:
+        """So many more events are of this pass; with ``SETTLED`` of them they are no strays."""
+        self.size += count
+        self.settled = self.settled or self.size >= SETTLED
+
     def add(self, piece: Piece) -> None:
         """Buffer a piece."""
         self.pieces.append(piece)
@@ -264,8 +269,7 @@ class Lane:
             due = np.maximum(piece.due, mark)
             into.add(piece._replace(due=due, ordered=_is_ordered(due)))
         into.newest = max(into.newest, strays.newest)
-        into.size += strays.size
-        into.settled = into.settled or into.size >= SETTLED
+        into.grow(strays.size)
 
     def next_pass(self) -> None:
         """Leave the present pass; its events have been taken."""
@@ -325,8 +329,7 @@ class Lane:
         whole = events if count == len(times) else events[part]
         one.add(Piece(whole, rest, due, offsets[part], _is_ordered(due)))
         one.newest = int(running[count])
-        one.size += count
-        one.settled = one.settled or one.size >= SETTLED
+        one.grow(count)
         return at + count
 
     def _put_again(self, events: list[Any], times: IntArray, offsets: IntArray) -> None:
@@ -345,8 +348,7 @@ class Lane:
             one = self.passes[place]
             one.newest = max(one.newest, int(running[-1]))
             # A pass that goes on after a restart is as near to an older log as it was before it.
-            one.size += len(piece.times)
-            one.settled = one.settled or one.size >= SETTLED
+            one.grow(len(piece.times))
             piece = piece._replace(due=due, ordered=_is_ordered(due))
             still = np.flatnonzero(due >= self._done_before)
             if place == 0 and len(still) < len(due):

@@ -134,19 +134,22 @@ class Outage(logging.Filter):
             if self._failing - {""} or now - self._failed_at < self._settled_s:
                 return
             lasted, held_back = self._answered_at - self._began, self.held_back
-            self._over.set()
-            self._over = None
-            self._failing.clear()
+            self._end()
         logger.warning("Kafka answers again after %s (%s)", _duration(lasted), _lines(held_back))
 
     def given_up(self, who: str = "") -> None:
         """``who`` waits for a broker no more: with nobody left that does, no line says that none answers."""
         with self._lock:
             self._failing.discard(who)
-            if self._over is not None and not self._failing - {""}:
-                self._over.set()
-                self._over = None
-                self._failing.clear()
+            if not self._failing - {""}:
+                self._end()
+
+    def _end(self) -> None:
+        """No outage lasts any more; the caller has the lock."""
+        if self._over is not None:
+            self._over.set()
+            self._over = None
+        self._failing.clear()
 
     def still(self) -> None:
         """The line of every minute."""
