@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from bench._registry import Result
@@ -38,12 +39,16 @@ from state.keys import JOIN_SHOWN, ROWS
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.columns import shown_columns
+from stream.decode import Decoder, Record
 from stream.engine import Engine
+from stream.event_columns import Columns, layouts
 from stream.timeline import Position, Source, Timeline
 
 START = 1_700_000_000_000
 TICK_MS, WINDOW_MS, LIMIT_MS = 1_000, 5_000, 300_000
 PLAN = plan_from({}, ACTIONS)
+LAYOUTS = layouts(PLAN)
+DECODER = Decoder(LAYOUTS[0], 0)
 #: Columns of what the experts see (hidden units and real-time features), and how many experts there are.
 INPUTS, EXPERTS = 32 + len(PLAN.names), 4
 #: The table whose rows are measured.
@@ -51,17 +56,21 @@ USERS = "user_id"
 DAY_MS = 86_400_000
 
 
-def impressions(first: int, rows: int) -> list[Impression]:
-    """Decoded from JSON as the worker does it: strings are shared by nobody."""
+def json_impressions(first: int, rows: int) -> list[bytes]:
+    """Impressions as they stand in Kafka."""
     return [
-        msgspec.json.decode(
-            b'{"impression_id":"impression-%012d","event_time":%d,"user_id":"user-%07d","item_id":"item-%06d",'
-            b'"category_id":"c%02d","position":%d,"price":9.5}'
-            % (n, START + n, n * 7919 % 1_000_000, n * 104_729 % 200_000, n % 100, n % 20),
-            type=Impression,
-        )
+        b'{"impression_id":"impression-%012d","event_time":%d,"user_id":"user-%07d","item_id":"item-%06d",'
+        b'"category_id":"c%02d","position":%d,"price":9.5}'
+        % (n, START + n, n * 7919 % 1_000_000, n * 104_729 % 200_000, n % 100, n % 20)
         for n in range(first, first + rows)
     ]
+
+
+def impressions(first: int, rows: int) -> tuple[Columns, npt.NDArray[np.int64]]:
+    """Decoded from JSON as the worker does it, and their times."""
+    records = [Record(first + n, None, value) for n, value in enumerate(json_impressions(first, rows))]
+    decoded = DECODER.decode(records, np.arange(rows), 2**60)
+    return decoded.events, decoded.times
 
 
 def resident() -> int:
@@ -83,11 +92,10 @@ def join_of(where: Store) -> Join:
 
 def show(join: Join, tick: int, first: int, rows: int) -> None:
     """A tick's impressions as the engine adds them."""
-    events = impressions(first, rows)
-    ids = [event.impression_id for event in events]
+    events, times = impressions(first, rows)
+    ids = events.ids.tolist()
     join.new_rows(ids)
-    times = np.array([event.event_time for event in events], dtype=np.int64)
-    shown = shown_columns(ids, events, times, np.zeros(rows, dtype=np.int16), PLAN.remembered)
+    shown = shown_columns(ids, events, times, np.zeros(rows, dtype=np.int16), len(PLAN.remembered))
     row = join.add(tick, shown)
     inputs = np.zeros((rows, INPUTS), dtype=np.float32)
     join.attach_payload(row, inputs, np.zeros((rows, EXPERTS), dtype=np.float32))
@@ -150,7 +158,8 @@ def remembered(rows: int) -> Result:
 def plain(rows: int) -> Result:
     """The peer: a dictionary from the impression's id to the decoded struct, and nothing else."""
     before = resident()
-    kept = {event.impression_id: event for event in impressions(0, rows)}
+    decode = msgspec.json.Decoder(Impression).decode
+    kept = {event.impression_id: event for event in map(decode, json_impressions(0, rows))}
     return {"bytes_per_row": (resident() - before) / len(kept)}
 
 
@@ -222,12 +231,11 @@ def unsent(rows: int) -> Result:
 
 def buffered(rows: int) -> Result:
     """Decoded events that wait for the watermark."""
-    timeline, source = Timeline(1_000, 5.0, 300_000, TICK_MS), Source(0, 0)
+    timeline, source = Timeline(1_000, 5.0, LAYOUTS, 300_000, TICK_MS), Source(0, 0)
     timeline.assign(source, Position(end=0, open_ranges=[], newest=-(2**62), promised=-(2**62)), 0.0)
     before = resident()
     for begin in range(0, rows, 500):
-        events = impressions(begin, 500)
-        times = np.array([event.event_time for event in events], dtype=np.int64)
+        events, times = impressions(begin, 500)
         timeline.put(source, begin + 500, events, times, np.arange(begin, begin + 500), 0.0, 2**60)
     return {"bytes_per_row": (resident() - before) / timeline.buffered}
 

@@ -125,7 +125,7 @@ class Learners(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=
     trunk_evidence: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
     half_life_s: Seconds = 3600.0
     river: list[str] = msgspec.field(default_factory=lambda: ["logistic"])
-    river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 100
+    river_samples_per_tick: Annotated[int, msgspec.Meta(ge=1)] = 50
 
 
 class Kafka(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

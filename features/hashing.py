@@ -15,7 +15,7 @@ from features.compiled import kernel
 
 Keys = npt.NDArray[np.uint64]
 
-_OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _S30, _S27, _S31, _ZERO, _ONE = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(0), np.uint64(1)
@@ -63,8 +63,23 @@ def cross(parts: Sequence[Keys]) -> Keys:
     return crossed
 
 
+def numbered(keys: Keys) -> npt.NDArray[np.int32]:
+    """Equal keys get one number, from 0 on in the order in which they come first; the key 0 gets -1.
+
+    >>> numbered(np.array([9, 4, 0, 9, 5], dtype=np.uint64)).tolist()
+    [0, 1, -1, 0, 2]
+    """
+    size = 8
+    while size < 2 * len(keys):
+        size *= 2
+    out = np.empty(len(keys), dtype=np.int32)
+    _numbered(keys, np.full(size, -1, dtype=np.int32), out)
+    return out
+
+
 @kernel
-def _mixed(x):  # type: ignore[no-untyped-def]
+def mixed(x):  # type: ignore[no-untyped-def]
+    """The end of every hash (splitmix64's), never 0; also for other kernels that hash as they read."""
     x = (x ^ (x >> _S30)) * _MIX_1
     x = (x ^ (x >> _S27)) * _MIX_2
     x = x ^ (x >> _S31)
@@ -74,7 +89,7 @@ def _mixed(x):  # type: ignore[no-untyped-def]
 @kernel
 def _hash_numbers(numbers, out):  # type: ignore[no-untyped-def]
     for i in range(len(numbers)):
-        out[i] = _mixed(np.uint64(numbers[i]) + _GOLDEN)
+        out[i] = mixed(np.uint64(numbers[i]) + _GOLDEN)
 
 
 @kernel
@@ -83,7 +98,7 @@ def _cross(left, right, out):  # type: ignore[no-untyped-def]
         if left[i] == _ZERO or right[i] == _ZERO:
             out[i] = _ZERO
         else:
-            out[i] = _mixed((left[i] * _PRIME) ^ right[i])
+            out[i] = mixed((left[i] * FNV_PRIME) ^ right[i])
 
 
 @kernel
@@ -94,21 +109,40 @@ def _hash(data, ends, out):  # type: ignore[no-untyped-def]
         if end == begin:
             out[i] = _ZERO
             continue
-        x = _OFFSET
+        x = FNV_OFFSET
         for k in range(begin, end):
-            x = (x ^ np.uint64(data[k])) * _PRIME
-        out[i] = _mixed(x)
+            x = (x ^ np.uint64(data[k])) * FNV_PRIME
+        out[i] = mixed(x)
         begin = end
 
 
 @kernel
 def _hash_split(data, out):  # type: ignore[no-untyped-def]
     # Texts end at zeros.
-    i, begin, x = 0, 0, _OFFSET
+    i, begin, x = 0, 0, FNV_OFFSET
     for k in range(len(data)):
         if data[k] != 0:
-            x = (x ^ np.uint64(data[k])) * _PRIME
+            x = (x ^ np.uint64(data[k])) * FNV_PRIME
             continue
-        out[i] = _mixed(x) if k > begin else _ZERO
-        i, begin, x = i + 1, k + 1, _OFFSET
-    out[i] = _mixed(x) if len(data) > begin else _ZERO
+        out[i] = mixed(x) if k > begin else _ZERO
+        i, begin, x = i + 1, k + 1, FNV_OFFSET
+    out[i] = mixed(x) if len(data) > begin else _ZERO
+
+
+@kernel
+def _numbered(keys, table, out):  # type: ignore[no-untyped-def]
+    # The table holds where each key came first; keys are mixed, so that their lower bits are their place.
+    mask, count = np.uint64(len(table) - 1), 0
+    for i in range(len(keys)):
+        if keys[i] == _ZERO:
+            out[i] = -1
+            continue
+        at = np.int64(keys[i] & mask)
+        while table[at] != -1 and keys[table[at]] != keys[i]:
+            at = (at + 1) % len(table)
+        if table[at] == -1:
+            table[at] = i
+            out[i] = count
+            count += 1
+        else:
+            out[i] = out[table[at]]

@@ -17,7 +17,7 @@ from rocksdict import DbClosedError, Options, Rdict, WriteBatch, WriteOptions
 from state.errors import StateDamagedError, state_error
 
 #: Bounds RocksDB's own memory; the hot rows live in numpy arrays above it.
-WRITE_BUFFER_BYTES = 32 * 1024 * 1024
+WRITE_BUFFER_BYTES = 64 * 1024 * 1024
 MAX_WAL_BYTES = 256 * 1024 * 1024
 #: Of so many keys in a row so many are deleted, and of all keys of a file such a part.
 DELETED = (128, 64, 0.5)

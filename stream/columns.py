@@ -1,34 +1,30 @@
-"""A tick's events as columns: what the features plan reads, and what the join remembers of impressions.
-
-Here, and nowhere later, an event is a Python object: ids become 64-bit numbers, amounts arrays.
-"""
+"""A tick's events as columns: what the features plan reads, and what the join remembers of impressions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.events import ACTIONS, Behaviour, Impression
-from features.columns import key_matrix
 from features.events import Events
-from features.hashing import Keys, cross, hash_numbers, hash_texts
+from features.hashing import Keys, cross, hash_numbers, numbered
 from features.plan import Plan
-from features.scope import OTHER
+from features.scope import CONTEXT
 from state.joins.columns import Joined, Shown
+from stream.event_columns import ID_FIELDS, Columns, Layout
 from stream.tick_log import TickLog
 from stream.timeline import Taken
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-#: Ids of an impression.
-ID_FIELDS = ("user_id", "item_id", "category_id", "shop_id")
 #: Number of each action in plans: they follow the impression, in the order of their bits.
 FIRST_ACTION = 1
+#: Columns of ``Columns.numbers``.
+POSITION, PRICE, STOCK = range(3)
+VALUE = 0
 
 
 class TickEvents(NamedTuple):
@@ -53,7 +49,7 @@ class JoinedTick(NamedTuple):
     """
 
     tick: int
-    events: list[Impression]
+    events: Columns
     shown: Shown
     row: int
     columns: TickEvents
@@ -66,69 +62,45 @@ class JoinedTick(NamedTuple):
 
 
 def shown_columns(
-    ids: list[str],
-    events: Sequence[Impression],
-    times: IntArray,
-    partitions: npt.NDArray[np.int16],
-    names: Sequence[str],
+    ids: list[str], events: Columns, times: IntArray, partitions: npt.NDArray[np.int16], columns: int
 ) -> Shown:
-    """Impressions as the join remembers them; a price of 0 is unknown."""
+    """Impressions as the join remembers them, with the first ``columns`` of their keys; a price of 0 is
+    unknown."""
+    prices = events.numbers[:, PRICE]
     return Shown(
         ids=ids,
         times=times,
-        keys=impression_keys(events, names),
-        places=np.array([e.position for e in events], dtype=np.int32),
-        prices=np.array([e.price or np.nan for e in events], dtype=np.float64),
+        keys=np.ascontiguousarray(events.keys[:, :columns]),
+        places=events.numbers[:, POSITION].astype(np.int32),
+        prices=np.where(prices == 0.0, np.nan, prices),
         partitions=partitions,
     )
 
 
-def impression_keys(events: Sequence[Impression], names: Sequence[str]) -> Keys:
-    """The columns ``names`` of impressions, (n, columns) uint64."""
-    texts = {name: _texts(events, name) for name in ID_FIELDS}
-    contexts = [e.context for e in events]
-    return key_matrix(names, len(events), texts, contexts, [e.position for e in events])
-
-
-def behaviour_keys(events: Sequence[Behaviour], names: Sequence[str]) -> Keys:
-    """The columns ``names`` of behaviours, (n, columns) uint64."""
-    columns = ("user_id", "item_id", "category_id", "shop_id", "query")
-    texts = {name: _texts(events, name) for name in columns}
-    return key_matrix(names, len(events), texts, [e.context for e in events])
-
-
-def _texts(events: Sequence[Any], name: str) -> Callable[[], list[str]]:
-    return lambda: list(map(attrgetter(name), events))
-
-
-def lists_of(events: Sequence[Impression], users: Keys) -> npt.NDArray[np.int32]:
-    """The number of each impression's list: same user, same request; without a request a list of its own.
-
-    ``users`` (n,): the keys of their users.
-    """
-    requests = hash_texts([e.request_id for e in events])
-    alone = hash_numbers(np.arange(len(events)))
-    lists = np.where(requests == 0, alone, cross([requests, users]))
-    return np.unique(lists, return_inverse=True)[1].astype(np.int32)
+def lists_of(requests: Keys, users: Keys) -> Keys:
+    """One key a list: same user, same request; an impression without a request is a list of its own."""
+    lists = cross([requests, users])
+    alone = np.flatnonzero(requests == 0)
+    lists[alone] = hash_numbers(alone)
+    return lists
 
 
 def tick_events(
-    impressions: Sequence[Impression],
+    impressions: Columns,
     shown: Shown,
     first_row: int,
     joined: Joined,
     amounts: FloatArray,
     taken: Taken,
     plan: Plan,
+    requests: Keys,
 ) -> TickEvents:
     """Everything that counts in a tick, in time order; at equal times impressions, actions, behaviours.
 
     ``amounts``: what the given actions say of money. ``taken`` are the tick's behaviours. ``plan.remembered``
-    are the columns of ``shown.keys`` and ``joined.keys``.
+    are the columns of ``shown.keys`` and ``joined.keys``. ``requests`` (n,): those of the impressions.
     """
-    behaviours: list[Behaviour] = taken.events
-    number = {kind: k for k, kind in enumerate(plan.scope.kinds)}
-    other = number[OTHER]
+    behaviours = taken.events
     n, k, b = len(shown.ids), len(joined.bits), len(behaviours)
     times = np.concatenate([shown.times, joined.times, taken.times])
     order = np.argsort(times, kind="stable")
@@ -137,12 +109,11 @@ def tick_events(
         [
             np.zeros(n, dtype=np.int16),
             bits + np.int16(FIRST_ACTION),
-            np.array([number.get(e.type, other) for e in behaviours], dtype=np.int16),
+            behaviours.codes,
         ]
     )
-    matrix = np.concatenate([shown.keys, joined.keys, behaviour_keys(behaviours, plan.remembered)])[order]
+    matrix = np.concatenate([shown.keys, joined.keys, behaviours.keys])[order]
     unknown = np.full(b, np.nan)
-    stock = np.array([np.nan if e.stock is None else e.stock for e in impressions], dtype=np.float64)
     value = np.where(
         joined.index >= 0, amounts[np.maximum(joined.index, 0)] if len(amounts) else np.nan, np.nan
     )
@@ -151,20 +122,18 @@ def tick_events(
         "position": np.concatenate(
             [shown.places.astype(np.float64), joined.places.astype(np.float64), unknown]
         ),
-        "stock": np.concatenate([stock, np.full(k + b, np.nan)]),
-        "value": np.concatenate(
-            [np.full(n, np.nan), value, np.array([e.value for e in behaviours], dtype=np.float64)]
-        ),
+        "stock": np.concatenate([impressions.numbers[:, STOCK], np.full(k + b, np.nan)]),
+        "value": np.concatenate([np.full(n, np.nan), value, behaviours.numbers[:, VALUE]]),
     }
     users = shown.keys[:, plan.remembered.index("user_id")]
-    lists = np.concatenate([lists_of(impressions, users), np.full(k + b, -1, dtype=np.int32)])[order]
+    lists = np.concatenate([lists_of(requests, users), np.zeros(k + b, dtype=np.uint64)])[order]
     first = order < n
     events = Events(
         kinds=kind[order],
         times=times[order],
         keys={name: np.ascontiguousarray(matrix[:, c]) for c, name in enumerate(plan.remembered)},
         numbers={name: column[order] for name, column in numbers.items()},
-        lists=_in_order(lists),
+        lists=numbered(lists),
         origins=np.full(len(order), -1, dtype=np.int32),
     )
     rows = np.concatenate([first_row + np.arange(n), joined.rows, np.full(b, -1)])[order]
@@ -203,41 +172,18 @@ def united(ticks: Sequence[TickEvents]) -> Events:
     )
 
 
-def trunk_columns(events: Sequence[Impression], shown: Shown, names: Sequence[str]) -> dict[str, Any]:
-    """What a trunk reads of impressions beside their features. ``names``: the columns of ``shown.keys``."""
-    known = {name: column for column, name in enumerate(names)}
-    return {
-        **{
-            # What is a key already is not worked out again.
-            field: shown.keys[:, known[field]] if field in known else [getattr(e, field) for e in events]
-            for field in ID_FIELDS
-        },
-        "position": shown.places.astype(np.int64),
-        "price": np.array([e.price for e in events], dtype=np.float64),
-        "event_time": shown.times,
-        "context": [e.context for e in events],
+def trunk_columns(events: Columns, shown: Shown, layout: Layout) -> dict[str, Any]:
+    """What a trunk reads of impressions beside their features."""
+    found: dict[str, Any] = {
+        name: events.keys[:, column]
+        for column, name in enumerate(layout.keys)
+        if name in ID_FIELDS or name.startswith(CONTEXT)
     }
-
-
-def _in_order(lists: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Lists numbered anew in the order of their first impression; -1 stays."""
-    listed = np.flatnonzero(lists >= 0)
-    if not len(listed):
-        return lists
-    _, first, inverse = np.unique(lists[listed], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int32)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
-    found = lists.copy()
-    found[listed] = rank[inverse]
+    found |= {
+        "position": events.numbers[:, POSITION].astype(np.int64),
+        "price": events.numbers[:, PRICE],
+        "event_time": shown.times,
+    }
+    if events.contexts is not None:
+        found["context"] = events.contexts
     return found
-
-
-def action_columns(events: Sequence[Any]) -> tuple[list[str], npt.NDArray[np.uint8], FloatArray]:
-    """Impression ids, bits and amounts of actions."""
-    bits = np.fromiter((_BIT[e.action] for e in events), dtype=np.uint8, count=len(events))
-    amounts = np.fromiter((e.value for e in events), dtype=np.float64, count=len(events))
-    return [e.impression_id for e in events], bits, amounts
-
-
-#: Bit of each action in the join's masks.
-_BIT = {name: 1 << k for k, name in enumerate(ACTIONS)}

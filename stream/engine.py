@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from contracts.events import ACTIONS, Impression
+from contracts.events import ACTIONS
 from contracts.scenario import Scenario
 from contracts.weights import Watermarks, Weights
 from features.declared import plan_from
@@ -29,9 +29,10 @@ from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.checkpoint import Progress, Totals, begin, read_progress, write_progress
 from stream.clock import Clock, SystemClock, utc
-from stream.columns import JoinedTick, action_columns, shown_columns, tick_events, trunk_columns, united
+from stream.columns import VALUE, JoinedTick, shown_columns, tick_events, trunk_columns, united
 from stream.commit_note import CommitNote
 from stream.decode import Record, Refused
+from stream.event_columns import REQUEST, layouts
 from stream.intake import ACTIONS_KIND, BEHAVIOURS, IMPRESSIONS, Intake
 from stream.item_names import ItemNames
 from stream.lane import NEVER
@@ -46,6 +47,8 @@ Float32Array = npt.NDArray[np.float32]
 
 #: Ticks that are taken from the buffers and sorted together; bounds how long one step can take.
 CHUNK_TICKS = 8
+#: Bits of actions in the join's masks.
+_BITS = (1 << np.arange(len(ACTIONS))).astype(np.uint8)
 #: So many buffered events are no backlog.
 FEW_EVENTS = 4096
 
@@ -97,13 +100,20 @@ class Engine:
         )
         self._logged = Logged(self.plan.features)
         self.item_names = ItemNames()
-        self._item_column = self.plan.remembered.index("item_id")
+        self._layouts = layouts(self.plan, trunk.fields, trunk.reads_every_context)
+        self._request_column = self._layouts[IMPRESSIONS].keys.index(REQUEST)
         self.timeline = Timeline(
-            round(times.lateness_s * 1000), times.idle_s, round(times.join_limit_s * 1000), self.tick_ms
+            round(times.lateness_s * 1000),
+            times.idle_s,
+            self._layouts,
+            round(times.join_limit_s * 1000),
+            self.tick_ms,
         )
         self.totals = Totals()
         self.notices = Notices()
-        self.intake = Intake(source, times, self.timeline, self.notices, self.clock)
+        self.intake = Intake(
+            source, times, self.timeline, self.notices, self.clock, self._layouts, self.item_names.see
+        )
         self.version = 0
         self.done_until = NEVER
         self.labels_until = NEVER
@@ -234,7 +244,7 @@ class Engine:
         for due, one, snapshot in zip(closing, joined, snapshots, strict=True):
             for at, samples in due:
                 self._learn(at, self.join.closed(samples))
-            if one.events:
+            if len(one.events):
                 self._predict(one, snapshot)
             one.note(self.stats, (one.tick + 1) * self.tick_ms)
         return len(ticks)
@@ -300,20 +310,20 @@ class Engine:
 
     def _joined(self, tick: int, impressions: Taken, actions: Taken, behaviours: Taken) -> JoinedTick:
         """Remember a tick's impressions and find those of its actions."""
-        events: list[Impression] = impressions.events
-        times, partitions = impressions.times, impressions.partitions
-        ids = [e.impression_id for e in events]
+        events, times, partitions = impressions.events, impressions.times, impressions.partitions
+        ids: list[str] = events.ids.tolist()
         fresh = self.join.new_rows(ids)
         if fresh is not None:
-            ids, events = [ids[i] for i in fresh], [events[i] for i in fresh]
-            times, partitions = times[fresh], partitions[fresh]
-        shown = shown_columns(ids, events, times, partitions, self.plan.remembered)
+            events, times, partitions = events[fresh], times[fresh], partitions[fresh]
+            ids = events.ids.tolist()
+        shown = shown_columns(ids, events, times, partitions, len(self.plan.remembered))
         row = self.join.add(tick, shown) if ids else 0
-        wanted, bits, amounts = action_columns(actions.events)
+        wanted, bits = actions.events.ids.tolist(), _BITS[actions.events.codes]
         joined = self.join.join(Actions(wanted, bits, actions.times, actions.partitions), tick)
         for k, name in enumerate(ACTIONS):
             self.totals.actions_by_kind[name] += int(np.count_nonzero(joined.bits == 1 << k))
-        columns = tick_events(events, shown, row, joined, amounts, behaviours, self.plan)
+        amounts, requests = actions.events.numbers[:, VALUE], events.keys[:, self._request_column]
+        columns = tick_events(events, shown, row, joined, amounts, behaviours, self.plan, requests)
         return JoinedTick(tick, events, shown, row, columns, len(joined), len(behaviours.events))
 
     def _observe(self, ticks: list[JoinedTick]) -> list[Float32Array]:
@@ -334,7 +344,7 @@ class Engine:
             end = begin + len(one.events)
             snapshot = np.empty((len(one.events), observed.shape[1]), dtype=np.float32)
             snapshot[one.columns.shown] = observed[begin:end]
-            if one.events and worked_out:
+            if len(one.events) and worked_out:
                 for column, keys in worked_out:
                     one.shown.keys[one.columns.shown, column] = keys[begin:end]
                 self.join.know(one.row, one.shown.keys)
@@ -344,14 +354,14 @@ class Engine:
 
     def _predict(self, one: JoinedTick, snapshot: Float32Array) -> None:
         """What the experts say of a tick's impressions, before any of its labels is known."""
-        self.totals.logged_refused += self._logged.override(one.events, snapshot)
-        columns = trunk_columns(one.events, one.shown, self.plan.remembered)
+        if one.events.logged is not None:
+            self.totals.logged_refused += self._logged.override(one.events.logged.tolist(), snapshot)
+        columns = trunk_columns(one.events, one.shown, self._layouts[IMPRESSIONS])
         hidden = self.trunk.hidden(columns, len(one.events), snapshot)
         inputs = self.panel.assemble(hidden, self.trunk.normalise(snapshot))
         if self.predict_observer is not None:
             self.predict_observer(one.tick, inputs)
         self.join.attach_payload(one.row, inputs, self.panel.predict(inputs))
-        self.item_names.see(one.shown.keys[:, self._item_column], [e.item_id for e in one.events])
 
     # -- checkpoint, weights, digest
 

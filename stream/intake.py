@@ -7,16 +7,16 @@ line each, and counted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from contracts.events import EVENTS, KINDS
+from contracts.events import KINDS
 from contracts.scenario import Times
 from stream.checkpoint import Totals
 from stream.clock import Clock
 from stream.commit_note import CommitNote, note_of
-from stream.decode import Decoded, Decoder, Record, Refused
+from stream.decode import Decoded, Decoder, Named, Record, Refused
+from stream.event_columns import Layout
 from stream.notices import Notices
 from stream.offset_ranges import size, union
 from stream.resume import Known, Place, done_elsewhere, resumption
@@ -28,16 +28,28 @@ LATE_SAID = 32
 
 
 class Intake:
-    """The sources of one engine. ``worker`` is its name in commits. One thread uses it."""
+    """The sources of one engine. ``worker`` is its name in commits. One thread uses it.
 
-    def __init__(self, worker: str, times: Times, timeline: Timeline, notices: Notices, clock: Clock) -> None:
+    ``layouts``: what events are decoded into; ``named``: see ``stream.decode.Decoder``.
+    """
+
+    def __init__(
+        self,
+        worker: str,
+        times: Times,
+        timeline: Timeline,
+        notices: Notices,
+        clock: Clock,
+        layouts: Sequence[Layout],
+        named: Named | None = None,
+    ) -> None:
         self._worker = worker
         self._timeline = timeline
         self._notices = notices
         self._clock = clock
         self._closing_ms = times.closing_ms
         max_future_ms = round(times.max_future_s * 1000)
-        self._decoders = [Decoder(event, max_future_ms, self._closing_ms) for event in EVENTS]
+        self._decoders = [Decoder(one, max_future_ms, self._closing_ms, named) for one in layouts]
         #: What the state knows of each partition that it ever had.
         self.known: dict[Source, Known] = {}
         #: The state folder is not new, and knows nothing (``stream.resume``).
@@ -100,11 +112,15 @@ class Intake:
         if not records:
             return []
         end = records[-1].offset + 1
-        offsets = np.array([record.offset for record in records], dtype=np.int64)
+        first = records[0].offset
+        if end - first == len(records):
+            offsets = np.arange(first, end, dtype=np.int64)
+        else:  # some were compacted away, or belong to transactions
+            offsets = np.array([record.offset for record in records], dtype=np.int64)
         fresh = self._timeline.fresh(source, offsets)
         if fresh is not None:
-            records = [records[i] for i in np.flatnonzero(fresh).tolist()]
-        decoded = self._decoders[source.kind].decode(records, now_ms)
+            records, offsets = [records[i] for i in np.flatnonzero(fresh).tolist()], offsets[fresh]
+        decoded = self._decoders[source.kind].decode(records, offsets, now_ms)
         self._buffer(source, end, decoded, now_ms)
         totals.refused += len(decoded.refused)
         if parked := self._timeline.take_parked():
@@ -127,7 +143,7 @@ class Intake:
             "counted as late",
         )
 
-    def _buffer(self, source: Source, end: int, decoded: Decoded[Any], now_ms: int) -> None:
+    def _buffer(self, source: Source, end: int, decoded: Decoded, now_ms: int) -> None:
         """Put a batch into the timeline, in the order of its records: a promise holds for what follows it."""
         timeline, now = self._timeline, self._clock.monotonic()
         events, times, offsets = decoded.events, decoded.times, decoded.offsets

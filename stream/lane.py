@@ -13,11 +13,13 @@ Everything here follows from the partition's own content, so that it does not de
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+
+from stream.event_columns import Columns
 
 IntArray = npt.NDArray[np.int64]
 
@@ -68,15 +70,13 @@ class Position(msgspec.Struct, kw_only=True):
 
 
 class Piece(NamedTuple):
-    """Events of one batch. ``events[start:]`` belong to the arrays: a long list is not copied each time that
-    its head is taken. ``due`` is when each counts (ms); it is ``times`` itself where no event is late."""
+    """Events of one batch. ``due`` (ms) is when each counts: ``times`` itself where no event is late."""
 
-    events: list[Any]
+    events: Columns
     times: IntArray
     due: IntArray
     offsets: IntArray
     ordered: bool
-    start: int = 0
 
 
 class Pass:
@@ -192,7 +192,7 @@ class Lane:
     def put(
         self,
         end: int,
-        events: list[Any],
+        events: Columns,
         times: IntArray,
         offsets: IntArray,
         now: float,
@@ -205,7 +205,7 @@ class Lane:
         """
         self.reopen = [(max(first, end), last) for first, last in self.reopen if last >= end]
         self.end = max(self.end, end)
-        if not events:
+        if not len(events):
             return 0
         self.spoke = now
         parked = 0
@@ -222,7 +222,7 @@ class Lane:
                 self.parked.append(_pick(events, times, offsets, some))
                 parked = int(np.count_nonzero(offsets[some] >= self._skip_below))
                 rest = np.flatnonzero(~ahead)
-                events, times, offsets = [events[i] for i in rest.tolist()], times[rest], offsets[rest]
+                events, times, offsets = events[rest], times[rest], offsets[rest]
         if len(offsets) and int(offsets[0]) < self._skip_below:
             cut = int(np.searchsorted(offsets, self._skip_below))
             self._put_again(events[:cut], times[:cut], offsets[:cut])
@@ -294,13 +294,13 @@ class Lane:
             done_before=self._done_before if self.reopen else NEVER,
         )
 
-    def _put(self, events: list[Any], times: IntArray, offsets: IntArray, now: float, reached: int) -> None:
+    def _put(self, events: Columns, times: IntArray, offsets: IntArray, now: float, reached: int) -> None:
         at = 0
         while at < len(times):
             at = self._put_stretch(events, times, offsets, at, now, reached)
 
     def _put_stretch(
-        self, events: list[Any], times: IntArray, offsets: IntArray, at: int, now: float, reached: int
+        self, events: Columns, times: IntArray, offsets: IntArray, at: int, now: float, reached: int
     ) -> int:
         """Buffer from ``at`` on what belongs to the newest pass. Returns where that ended."""
         one = self.passes[-1]
@@ -332,7 +332,7 @@ class Lane:
         one.grow(count)
         return at + count
 
-    def _put_again(self, events: list[Any], times: IntArray, offsets: IntArray) -> None:
+    def _put_again(self, events: Columns, times: IntArray, offsets: IntArray) -> None:
         """Open events of before a restart, into the pass and with the due time that they had.
 
         An open event is late only because of another open one before it, which is read again as well.
@@ -352,7 +352,7 @@ class Lane:
             piece = piece._replace(due=due, ordered=_is_ordered(due))
             still = np.flatnonzero(due >= self._done_before)
             if place == 0 and len(still) < len(due):
-                if (part := _part(piece, piece.events, still)) is None:
+                if (part := _part(piece, still)) is None:
                     continue
                 piece = part
             self.passes[place].add(piece)
@@ -366,32 +366,30 @@ class Lane:
 
 def split(piece: Piece, boundary: int) -> tuple[Piece | None, Piece | None]:
     """What is due before ``boundary``, and the rest."""
-    events, times, due, offsets, ordered, start = piece
+    events, times, due, offsets, ordered = piece
     if ordered:
         k = int(np.searchsorted(due, boundary, side="left"))
         if k == 0:
             return None, piece
-        taken = Piece(events[start : start + k], times[:k], due[:k], offsets[:k], True)
+        taken = Piece(events[:k], times[:k], due[:k], offsets[:k], True)
         if k == len(due):
             return taken, None
-        return taken, Piece(events, times[k:], due[k:], offsets[k:], True, start + k)
+        return taken, Piece(events[k:], times[k:], due[k:], offsets[k:], True)
     below = due < boundary
     first, last = np.flatnonzero(below), np.flatnonzero(~below)
-    events = events[start:]
-    return _part(piece, events, first), _part(piece, events, last)
+    return _part(piece, first), _part(piece, last)
 
 
-def _part(piece: Piece, events: list[Any], index: npt.NDArray[np.intp]) -> Piece | None:
+def _part(piece: Piece, index: npt.NDArray[np.intp]) -> Piece | None:
     if not len(index):
         return None
-    some = [events[i] for i in index.tolist()]
     due = piece.due[index]
-    return Piece(some, piece.times[index], due, piece.offsets[index], _is_ordered(due))
+    return Piece(piece.events[index], piece.times[index], due, piece.offsets[index], _is_ordered(due))
 
 
-def _pick(events: list[Any], times: IntArray, offsets: IntArray, index: npt.NDArray[np.intp]) -> Piece:
+def _pick(events: Columns, times: IntArray, offsets: IntArray, index: npt.NDArray[np.intp]) -> Piece:
     times = times[index]
-    return Piece([events[i] for i in index.tolist()], times, times, offsets[index], _is_ordered(times))
+    return Piece(events[index], times, times, offsets[index], _is_ordered(times))
 
 
 def _is_ordered(times: IntArray) -> bool:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from contracts.events import Impression
 from features.family import Feature
 
 
@@ -17,15 +16,16 @@ class Logged:
     def __init__(self, features: Sequence[Feature]) -> None:
         self._known = {feature.name: (column, feature) for column, feature in enumerate(features)}
 
-    def override(self, events: Sequence[Impression], snapshot: npt.NDArray[np.float32]) -> int:
-        """Write the values of ``events`` into their rows; returns how many were refused.
+    def override(
+        self, logged: Sequence[Mapping[str, float] | None], snapshot: npt.NDArray[np.float32]
+    ) -> int:
+        """Write what events have ``logged`` (n,) into their rows; returns how many values were refused.
 
         A value outside its feature's honest range (NaN too) leaves what was computed.
         """
         refused = 0
-        # Few events bring features, most logs none.
-        for row, logged in [(row, event.features) for row, event in enumerate(events) if event.features]:
-            for name, value in logged.items():
+        for row, values in enumerate(logged):
+            for name, value in (values or {}).items():
                 if (found := self._known.get(name)) is None:
                     continue
                 column, feature = found

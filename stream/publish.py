@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
+import numpy as np
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError
 
@@ -21,9 +22,9 @@ from clients.topics import MAX_RECORD_BYTES
 from contracts.events import DeadLetter
 from contracts.scenario import Topics
 from contracts.weights import Weights, encode_weights, weights_key
-from features.row_bytes import pack
-from features.topic import OF_PARTITION, OF_WORKER, row_prefix
+from features.topic import OF_PARTITION, OF_WORKER, row_names, row_prefix
 from state.feature_table import Changed
+from state.row_keys import SHARED, Partitions
 from stream.decode import Refused
 
 #: Rows that are put into batches before the event loop gets a turn.
@@ -166,19 +167,32 @@ def _cut(letter: DeadLetter, kept: int) -> DeadLetter:
     )
 
 
-def named_rows(changed: Sequence[Changed], worker: str, now_ms: int) -> dict[bytes, bytes]:
+def named_rows(changed: Sequence[Changed], worker: str) -> dict[bytes, bytes]:
     """Changed and forgotten rows of tables as the features topic has them; a forgotten one is empty."""
     named: dict[bytes, bytes] = {}
     for part in changed:
-        prefixes = {
-            partition: row_prefix(OF_WORKER, worker, part.table)
-            if partition < 0
-            else row_prefix(OF_PARTITION, partition, part.table)
-            for partition in {*part.partitions.tolist(), *part.gone_partitions.tolist()}
-        }
-        packed = pack(part.keys, part.rows, now_ms)
-        for key, partition, row in zip(part.keys.tolist(), part.partitions.tolist(), packed, strict=True):
-            named[prefixes[partition] + b"%016x" % key] = row
-        for key, partition in zip(part.gone.tolist(), part.gone_partitions.tolist(), strict=True):
-            named[prefixes[partition] + b"%016x" % key] = b""
+        begin = 0
+        for partition, end in _runs(part.partitions):
+            names = row_names(_prefix(partition, worker, part.table), part.keys[begin:end])
+            named.update(zip(names, part.packed[begin:end], strict=True))
+            begin = end
+        begin = 0
+        for partition, end in _runs(part.gone_partitions):
+            gone = row_names(_prefix(partition, worker, part.table), part.gone[begin:end])
+            named.update(dict.fromkeys(gone, b""))
+            begin = end
     return named
+
+
+def _runs(partitions: Partitions) -> Iterator[tuple[int, int]]:
+    """Partitions that stand one or more times in a row, and where each of these runs ends."""
+    ends = np.append(np.flatnonzero(np.diff(partitions)) + 1, len(partitions))
+    if len(partitions):
+        yield from zip(partitions[ends - 1].tolist(), ends.tolist(), strict=True)
+
+
+def _prefix(partition: int, worker: str, table: str) -> bytes:
+    """What the names of a partition's rows begin with; of a worker's own, where it is ``SHARED``."""
+    if partition == SHARED:
+        return row_prefix(OF_WORKER, worker, table)
+    return row_prefix(OF_PARTITION, partition, table)

@@ -309,7 +309,7 @@ class Runtime:
         engine.totals.sent.feature_rows += sent[1]
         weights = engine.weights(created_at)
         engine.features.expire(engine.done_until)
-        rows = named_rows(engine.features.take_changed(), self.worker_id, created_at)
+        rows = named_rows(engine.features.take_changed(), self.worker_id)
         until = engine.published_until if engine.features.republishing else weights.watermarks.features
         complete = engine.totals.older_logs, until, engine.features.takes
         engine.checkpoint()

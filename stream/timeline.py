@@ -15,12 +15,13 @@ A partition that reads open events again after a restart holds the watermark unt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from stream.event_columns import Columns, Layout, joined
 from stream.lane import NEVER, IntArray, Lane, Piece, Position
 
 #: Silence, as a share of ``idle_s``, after which a few events that went back in time are late, and no older
@@ -48,7 +49,7 @@ class Source(NamedTuple):
 class Taken(NamedTuple):
     """Events of one kind in order of (tick, time, partition, offset); ``ticks`` is where each counts."""
 
-    events: list[Any]
+    events: Columns
     times: IntArray
     ticks: IntArray
     partitions: npt.NDArray[np.int16]
@@ -69,13 +70,19 @@ def by_tick(*kinds: Taken) -> Iterator[tuple[int, list[Taken]]]:
 class Timeline:
     """Lanes, watermark and positions of a worker's sources. Not thread-safe: one thread uses it.
 
-    ``horizon_ms``: events further behind than this have gone back in time. ``now`` is always seconds of a
-    monotonic clock, ``now_ms`` the wall clock in ms UTC.
+    ``layouts``: what events of each kind look like. ``horizon_ms``: events further behind than this have gone
+    back in time. ``now`` is always seconds of a monotonic clock, ``now_ms`` the wall clock in ms UTC.
     """
 
     def __init__(
-        self, lateness_ms: int, idle_s: float, horizon_ms: int = 300_000, tick_ms: int = 1000
+        self,
+        lateness_ms: int,
+        idle_s: float,
+        layouts: Sequence[Layout],
+        horizon_ms: int = 300_000,
+        tick_ms: int = 1000,
     ) -> None:
+        self._layouts = layouts
         self._lateness_ms = lateness_ms
         self._idle_s = idle_s
         self._horizon_ms = horizon_ms
@@ -137,7 +144,7 @@ class Timeline:
         self,
         source: Source,
         end: int,
-        events: list[Any],
+        events: Columns,
         times: IntArray,
         offsets: IntArray,
         now: float,
@@ -281,11 +288,9 @@ class Timeline:
                 where += [source.partition] * (len(pieces) - len(where))
         if not pieces:
             empty = np.empty(0, dtype=np.int64)
-            return Taken([], empty, empty, np.empty(0, dtype=np.int16))
+            return Taken(self._layouts[kind].empty(), empty, empty, np.empty(0, dtype=np.int16))
         partitions = np.repeat(np.array(where, dtype=np.int16), [len(piece.times) for piece in pieces])
-        events: list[Any] = []
-        for piece in pieces:
-            events += piece.events
+        events = joined([piece.events for piece in pieces])
         times = np.concatenate([piece.times for piece in pieces])
         due = np.maximum(np.concatenate([piece.due for piece in pieces]), done)
         self._count_late(times, due)
@@ -294,7 +299,7 @@ class Timeline:
         if not in_order:
             order = np.lexsort((times, ticks))
             times, ticks = times[order], ticks[order]
-            events, partitions = [events[i] for i in order.tolist()], partitions[order]
+            events, partitions = events[order], partitions[order]
         return Taken(events, times, ticks, partitions)
 
     def position(self, source: Source) -> Position:

@@ -67,6 +67,8 @@ class Collector:
 class _Listener(Trunk):
     """A trunk of no hidden units that remembers, by tick, which columns the engine gave it."""
 
+    reads_every_context = True
+
     def __init__(self) -> None:
         super().__init__()
         self.seen: dict[int, _Arrays] = {}

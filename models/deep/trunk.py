@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from features.compiled import COMPILED, kernel
 from models.deep.fields import Columns
 from models.deep.manifest import Manifest, Reads, Training, TrunkError
 
@@ -25,7 +26,7 @@ EMPTY_BASE_RATE = 0.02
 #: The tensor of what training told of the head.
 EVIDENCE = "head.evidence"
 #: A standardised feature beyond this counts as this: one odd row must not outweigh all others.
-LARGEST_NORMALISED = 8.0
+LARGEST_NORMALISED = np.float32(8.0)
 
 
 class Trunk:
@@ -51,6 +52,8 @@ class Trunk:
     feature_names: tuple[str, ...] = ()
     features_hash = ""
     training: Training | None = None
+    #: Whether ``hidden`` asks for contexts as they came (training, which looks what there is).
+    reads_every_context = False
     head_weight: FloatArray
     head_bias: float
     head_evidence: FloatArray
@@ -104,8 +107,17 @@ class Trunk:
         """
         if not self.feature_names:
             return features
-        scaled = (features - self.feature_mean) * self._feature_factor
-        return np.clip(scaled, -LARGEST_NORMALISED, LARGEST_NORMALISED, out=scaled)
+        out = np.empty_like(features)
+        self._normalise_into(features, out)
+        return out
+
+    def _normalise_into(self, features: Float32Array, out: Float32Array) -> None:
+        """As ``normalise``, into the rows ``out`` (n, q)."""
+        if COMPILED:
+            _normalised(features, self.feature_mean, self._feature_factor, LARGEST_NORMALISED, out)
+        else:
+            scaled = (features - self.feature_mean) * self._feature_factor
+            np.clip(scaled, -LARGEST_NORMALISED, LARGEST_NORMALISED, out=out)
 
     def _take(self, manifest: Manifest, tensors: Tensors) -> None:
         """What every kind has from its files, once they are checked."""
@@ -133,6 +145,14 @@ class Trunk:
             got = "none" if features is None else f"{features.shape}"
             raise TrunkError(f"trunk {self.hash[:12]} reads real-time features {shape}, given are {got}")
         return features
+
+
+@kernel
+def _normalised(features, mean, factor, largest, out):  # type: ignore[no-untyped-def]
+    for i in range(features.shape[0]):
+        for k in range(features.shape[1]):
+            scaled = (features[i, k] - mean[k]) * factor[k]
+            out[i, k] = min(max(scaled, -largest), largest)
 
 
 def check_tensors(tensors: Tensors, shapes: dict[str, tuple[int, ...]], path: Path) -> None:

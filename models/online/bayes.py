@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
-from scipy.linalg import lapack
+from scipy.linalg import blas, lapack
 
 from models.online.base import Features, clipped_sigmoid, sigmoid
 from models.online.codec import FloatArray, LearnerStateError, decode_state, encode_state
@@ -91,7 +91,8 @@ class BayesianLogistic:
             # The curvature in single precision has seven digits and takes half the time. The optimum does not
             # depend on it: slope and objective are in double precision.
             rows = single * np.sqrt(p * (1.0 - p)).astype(np.float32)[:, None]
-            curved = precision + rows.T @ rows
+            upper = np.triu(blas.ssyrk(1.0, rows.T))
+            curved = precision + upper + np.triu(upper, 1).T
             factor = _factor(curved)
             step = lapack.dpotrs(factor, slope)[0]
             for halvings in range(MAX_HALVINGS):

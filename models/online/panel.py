@@ -52,7 +52,7 @@ class Panel:
         trunk_evidence: float,
         forgetting_per_tick: float,
         river: Sequence[str] = (),
-        river_samples_per_tick: int = 500,
+        river_samples_per_tick: int = 50,
         neutral: Float32Array | None = None,
     ) -> None:
         d, q = trunk.hidden_size, len(rt_feature_names)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from features.compiled import COMPILED, kernel
 from features.hashing import Keys
+from features.rows import Rows
 from models.deep.fields import (
     HOURS,
     NUMBERS,
@@ -66,20 +67,26 @@ class NetworkTrunk(Trunk):
             layer = np.zeros((blocks * _BLOCK, size), dtype=np.float32)
         else:
             padded = np.zeros((blocks * _BLOCK, len(self.feature_names)), dtype=np.float32)
-            padded[:n] = self.normalise(given)
+            self._normalise_into(given, padded[:n])
             layer = (padded.reshape(blocks, _BLOCK, -1) @ self._features).reshape(-1, size)
-        rows = layer[:n]
-        rows += self._first_bias
-        if self._price is not None:
-            rows += scaled_log_price(columns["price"], *self._price_scaling)[:, None] * self._price
-        found = [rank(trained, keys(columns, f, n), start) for f, (trained, start) in self._ids.items()]
+        price = np.zeros(n, dtype=np.float32)
+        if "price" in self.fields:
+            price = scaled_log_price(columns["price"], *self._price_scaling)
+        found = np.empty(
+            (n, len(self._ids) + bool(self._position_row) + bool(self._hour_row)), dtype=np.int64
+        )
+        k = 0
+        for field, (index, start) in self._ids.items():
+            slots = index.find(keys(columns, field, n))
+            found[:, k] = np.where(slots >= 0, slots + start, 0)
+            k += 1
         if self._position_row:
-            found.append(position_buckets(columns["position"]) + self._position_row)
+            found[:, k] = position_buckets(columns["position"]) + self._position_row
+            k += 1
         if self._hour_row:
-            found.append(hours(columns["event_time"]) + self._hour_row)
-        add = _add_rows if COMPILED else add_rows_in_numpy
-        add(rows, self._table, np.array(found, dtype=np.int64).reshape(len(found), n))
-        np.maximum(layer, SLOPE * layer, out=layer)
+            found[:, k] = hours(columns["event_time"]) + self._hour_row
+        finish = _finish_layer if COMPILED else finish_layer_in_numpy
+        finish(layer[:n], self._first_bias, price, self._price, self._table, found, np.float32(SLOPE))
         hidden = (layer.reshape(blocks, _BLOCK, size) @ self._weight).reshape(-1, self.hidden_size)[:n]
         hidden += self._bias
         np.maximum(hidden, SLOPE * hidden, out=hidden)
@@ -91,7 +98,7 @@ class NetworkTrunk(Trunk):
         weight: FloatArray = tensors["layer_1.weight"].astype(np.float64)
         table = [np.zeros((1, len(weight)))]
         start, column = 1, 0
-        self._ids: dict[str, tuple[Keys, int]] = {}
+        self._ids: dict[str, tuple[Rows, int]] = {}
         # Row 0 is the unknown id, so that 0 can mean: this field is not read.
         self._position_row = self._hour_row = 0
         for field in looked_up(self.fields):
@@ -99,11 +106,14 @@ class NetworkTrunk(Trunk):
             if field in NUMBERS:
                 setattr(self, f"_{field}_row", start)
             else:
-                self._ids[field] = tensors[f"keys.{field}"].astype(np.uint64), start
+                trained = tensors[f"keys.{field}"].astype(np.uint64)
+                index = Rows(0)
+                index.locate(trained, np.ones(len(trained), dtype=np.bool_))
+                self._ids[field] = index, start
             table.append(embedding @ weight[:, column : column + embedding.shape[1]].T)
             start, column = start + len(embedding), column + embedding.shape[1]
         self._table = np.concatenate(table).astype(np.float32)
-        self._price: Float32Array | None = None
+        self._price: Float32Array = np.zeros(len(weight), dtype=np.float32)
         if "price" in self.fields:
             self._price = weight[:, column].astype(np.float32)
             column += 1
@@ -112,19 +122,37 @@ class NetworkTrunk(Trunk):
 
 
 @kernel
-def _add_rows(rows, table, found):  # type: ignore[no-untyped-def]
-    # An impression's row stays in the processor's cache while all its fields are added.
+def _finish_layer(rows, bias, price, weight, table, found, slope):  # type: ignore[no-untyped-def]
+    # An impression's row stays in the processor's cache while all of it is added.
     for i in range(rows.shape[0]):
-        for field in range(found.shape[0]):
-            at = found[field, i]
+        for k in range(rows.shape[1]):
+            rows[i, k] += bias[k]
+        for k in range(rows.shape[1]):
+            rows[i, k] += price[i] * weight[k]
+        for field in range(found.shape[1]):
+            at = found[i, field]
             for k in range(rows.shape[1]):
                 rows[i, k] += table[at, k]
+        for k in range(rows.shape[1]):
+            rows[i, k] = max(rows[i, k], slope * rows[i, k])
 
 
-def add_rows_in_numpy(rows: Float32Array, table: Float32Array, found: npt.NDArray[np.int64]) -> None:
-    """Add to each of ``rows`` (n, c) those rows of ``table`` that ``found`` (fields, n) names, in order."""
-    for field in found:
+def finish_layer_in_numpy(
+    rows: Float32Array,
+    bias: Float32Array,
+    price: Float32Array,
+    weight: Float32Array,
+    table: Float32Array,
+    found: npt.NDArray[np.int64],
+    slope: np.float32,
+) -> None:
+    """Add to each of ``rows`` (n, c) the ``bias`` (c,), its ``price`` (n,) times ``weight`` (c,), and those
+    rows of ``table`` that ``found`` (n, fields) names, in order; then the layer's leaky units."""
+    rows += bias
+    rows += price[:, None] * weight
+    for field in found.T:
         rows += table[field]
+    np.maximum(rows, slope * rows, out=rows)
 
 
 def rank(trained: Keys, given: Keys, start: int) -> np.ndarray:

@@ -259,7 +259,7 @@ def test_missing_and_damaged_files_are_named(tmp_path: Path, kind: str, file: st
 
 
 @pytest.mark.parametrize(
-    ("kind", "module", "name"), [("trees", trees, "_walk"), ("network", network, "_add_rows")]
+    ("kind", "module", "name"), [("trees", trees, "_walk"), ("network", network, "_finish_layer")]
 )
 def test_all_forms_of_a_kinds_kernel_give_the_same_bits(
     tmp_path: Path, monkeypatch: Any, kind: str, module: Any, name: str

@@ -10,6 +10,7 @@ import numpy as np
 
 from features.hashing import hash_numbers
 from features.plan import SEEN, Layout
+from features.row_bytes import unpack
 from state.feature_rows import FeatureRows
 from state.feature_table import CLOCK_MS
 from state.keys import ROWS
@@ -105,7 +106,8 @@ class Topic:
     def take(self, rows: FeatureRows, acknowledge: bool = True) -> None:
         for one in rows.take_changed():
             places = zip(one.partitions.tolist(), one.keys.tolist(), strict=True)
-            for (partition, key), row in zip(places, one.rows.tolist(), strict=True):
+            values, _ = unpack(one.keys, one.packed, rows.tables[one.table].width)
+            for (partition, key), row in zip(places, values.tolist(), strict=True):
                 self.rows[one.table, partition, key] = row[SEEN], row[COUNT]
             for partition, key in zip(one.gone_partitions.tolist(), one.gone.tolist(), strict=True):
                 assert key not in one.keys.tolist()

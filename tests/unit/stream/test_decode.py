@@ -8,14 +8,28 @@ import json
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.events import ACTIONS, Action, Impression
+from contracts.events import ACTIONS, EVENTS, Action, Behaviour, Impression
 from contracts.limits import MIN_EVENT_TIME
+from features.declared import plan_from
+from features.hashing import hash_texts
 from stream.decode import Decoded, Decoder, Record
+from stream.event_columns import Columns, Layout, layouts
+from stream.json_scan import Scanner
 
+#: Two counts ask for what is searched and for a part of the context; a trunk reads another part.
+PLAN = plan_from(
+    {
+        "counts": [{"keys": ["query"]}, {"keys": ["context.page"]}, {"keys": ["item_id", "position"]}],
+        "session": [{}],
+    },
+    ACTIONS,
+)
+LAYOUTS = layouts(PLAN, ("item_id", "context.device"))
 NOW = 1_700_000_000_000
 FUTURE, CLOSING = 300_000, 7_000
 SHOWN = {"impression_id": "i", "event_time": NOW, "user_id": "u", "item_id": "x"}
@@ -24,9 +38,50 @@ GOOD = json.dumps(SHOWN).encode()
 REQUIRED = {Impression: SHOWN, Action: DONE}
 
 
-def decode(*values: bytes | None, kind: type[Any] = Impression, first: int = 0) -> Decoded[Any]:
+def layout(kind: type[Any]) -> Layout:
+    return LAYOUTS[EVENTS.index(kind)]
+
+
+def decode(*values: bytes | None, kind: type[Any] = Impression, first: int = 0) -> Decoded:
+    """By the scanner and without it, which must be the same."""
     records = [Record(first + i, b"key", value) for i, value in enumerate(values)]
-    return Decoder(kind, FUTURE, CLOSING).decode(records, NOW)
+    offsets = np.arange(first, first + len(values))
+    scanned, plain = (
+        Decoder(layout(kind), FUTURE, CLOSING, scan=scan).decode(records, offsets, NOW)
+        for scan in (True, False)
+    )
+    same(scanned.events, plain.events)
+    assert (scanned.times.tolist(), scanned.offsets.tolist()) == (
+        plain.times.tolist(),
+        plain.offsets.tolist(),
+    )
+    assert scanned.refused == plain.refused
+    assert scanned.watermarks == plain.watermarks
+    return scanned
+
+
+def same(one: Columns, other: Columns) -> None:
+    assert one.ids.tolist() == other.ids.tolist()
+    assert one.keys.tolist() == other.keys.tolist()
+    assert one.numbers.tobytes() == other.numbers.tobytes()
+    assert one.codes.tolist() == other.codes.tolist()
+    logged = [None if some.logged is None else some.logged.tolist() for some in (one, other)]
+    assert logged[0] == logged[1]
+
+
+def items(decoded: Decoded, kind: type[Any] = Impression) -> list[int]:
+    """The keys of the events' items."""
+    return column(decoded, "item_id", kind)
+
+
+def column(decoded: Decoded, name: str, kind: type[Any] = Impression) -> list[int]:
+    found: list[int] = decoded.events.keys[:, layout(kind).keys.index(name)].tolist()
+    return found
+
+
+def keys(*texts: str) -> list[int]:
+    found: list[int] = hash_texts(texts).tolist()
+    return found
 
 
 def shown(**fields: Any) -> bytes:
@@ -43,7 +98,7 @@ def with_json(field: str, literal: str) -> bytes:
 
 def reason(value: bytes | None, kind: type[Any] = Impression) -> str:
     decoded = decode(value, kind=kind)
-    assert decoded.events == [] and len(decoded.refused) == 1 and decoded.watermarks == []
+    assert len(decoded.events) == 0 and len(decoded.refused) == 1 and decoded.watermarks == []
     assert decoded.refused[0].record == Record(0, b"key", value)
     return decoded.refused[0].reason
 
@@ -53,21 +108,25 @@ def reason(value: bytes | None, kind: type[Any] = Impression) -> str:
 
 def test_the_least_that_an_event_needs_and_its_defaults() -> None:
     decoded = decode(GOOD, first=7)
-    assert decoded.events == [Impression(impression_id="i", event_time=NOW, user_id="u", item_id="x")]
-    assert (decoded.events[0].position, decoded.events[0].price, decoded.events[0].features) == (0, 0.0, None)
+    events = decoded.events
+    assert (events.ids.tolist(), items(decoded), column(decoded, "user_id")) == (["i"], keys("x"), keys("u"))
+    assert column(decoded, "category_id") == column(decoded, "request_id") == [0]
+    assert events.numbers[0, :2].tolist() == [0.0, 0.0] and np.isnan(events.numbers[0, 2])
+    assert events.logged is None
     assert (decoded.times.tolist(), decoded.offsets.tolist()) == ([NOW], [7])
     assert (decoded.refused, decoded.watermarks) == ([], [])
 
 
 @pytest.mark.parametrize("name", ACTIONS)
 def test_every_action_of_the_contract(name: str) -> None:
-    (event,) = decode(json.dumps({**DONE, "action": name}).encode(), kind=Action).events
-    assert event.action == name
+    events = decode(json.dumps({**DONE, "action": name, "value": 2}).encode(), kind=Action).events
+    assert [ACTIONS[code] for code in events.codes] == [name]
+    assert (events.ids.tolist(), events.numbers.tolist()) == (["i"], [[2.0]])
 
 
 def test_messagepack_and_json_may_stand_side_by_side() -> None:
     decoded = decode(GOOD, packed(item_id="y"), shown(item_id="z"))
-    assert [event.item_id for event in decoded.events] == ["x", "y", "z"]
+    assert items(decoded) == keys("x", "y", "z")
     assert decoded.offsets.tolist() == [0, 1, 2]
 
 
@@ -98,7 +157,7 @@ def test_unknown_fields_white_space_and_the_edges_of_what_is_allowed_pass(value:
 
 def test_an_empty_batch() -> None:
     decoded = decode()
-    assert (decoded.events, decoded.times.tolist(), decoded.offsets.tolist()) == ([], [], [])
+    assert (len(decoded.events), decoded.times.tolist(), decoded.offsets.tolist()) == (0, [], [])
 
 
 # -- what is refused, and what the reason says
@@ -233,7 +292,7 @@ def test_the_good_ones_of_a_batch_keep_their_offsets() -> None:
         packed(item_id="c"),
         first=40,
     )
-    assert [event.item_id for event in decoded.events] == ["a", "b", "c"]
+    assert items(decoded) == keys("a", "b", "c")
     assert decoded.offsets.tolist() == [40, 42, 45]
     assert decoded.times.tolist() == [NOW, NOW, NOW]
     assert sorted(refused.record.offset for refused in decoded.refused) == [41, 43, 44]
@@ -303,3 +362,140 @@ def test_a_watermark_may_close_the_last_samples_but_not_end_time() -> None:
 def test_an_event_with_a_field_called_watermark_is_an_event() -> None:
     decoded = decode(shown(watermark=NOW + 1))
     assert (len(decoded.events), decoded.watermarks) == (1, [])
+
+
+# -- what the scanner reads is what msgspec reads
+
+TEXTS = st.text(max_size=6) | st.text('ab"\\/\n日é\u07ff\U0001f600', max_size=5) | st.just("x" * 256)
+AMOUNTS = (
+    st.floats(0, 1e12)
+    | st.integers(0, 10**12)
+    | st.decimals(0, 10**6, places=2).map(float)
+    | st.sampled_from([5e-324, 1e-7, 2.0**53, 1e12, 0.1 + 0.2, 123456789012.34567])
+)
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
+    "event_time": st.integers(MIN_EVENT_TIME, NOW),
+    "item_id": TEXTS,
+    "category_id": TEXTS,
+    "shop_id": TEXTS,
+    "request_id": TEXTS,
+    "query": TEXTS,
+    "type": st.sampled_from(["search", "look", "click", "other"]) | TEXTS,
+    "position": st.integers(-1, 40_000),
+    "price": AMOUNTS,
+    "stock": st.none() | AMOUNTS,
+    "value": AMOUNTS,
+    "context": st.none() | st.dictionaries(st.sampled_from(["device", "page", "query", "other", ""]), TEXTS),
+    "features": st.none() | st.dictionaries(TEXTS, st.floats(-2, 2), max_size=2),
+    "action": st.sampled_from([*ACTIONS, "wink"]),
+    "elsewhere": TEXTS | AMOUNTS | st.booleans() | st.lists(st.integers(), max_size=2) | st.none(),
+}
+WRITERS = [
+    lambda fields: json.dumps(fields).encode(),
+    lambda fields: json.dumps(fields, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass"),
+    lambda fields: json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(
+        "utf-8", "surrogatepass"
+    ),
+    lambda fields: json.dumps(fields).replace("e", "E").encode(),
+]
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data(), kind=st.sampled_from([Impression, Action, Behaviour]), write=st.sampled_from(WRITERS))
+def test_records_in_any_order_and_writing_are_read_alike(data: Any, kind: type[Any], write: Any) -> None:
+    """``decode`` compares; here come the fields of all kinds, in any order, with any texts and numbers."""
+    values = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        names = data.draw(st.lists(st.sampled_from(sorted(FIELDS)), unique=True))
+        fields = {name: data.draw(FIELDS[name]) for name in names}
+        least = {"impression_id": "i", "user_id": "日本 u", "type": "look", "action": "click"}
+        least = {name: value for name, value in least.items() if name in kind.__struct_fields__}
+        values.append(write({**fields, **{k: fields.get(k, v) for k, v in least.items()}, "event_time": NOW}))
+    decode(*values, kind=kind)
+
+
+@pytest.mark.parametrize(
+    "literal",
+    [
+        "0.1",
+        "1e-7",
+        "1E+2",
+        "0.30000000000000004",
+        "123456789012.34567",
+        "1e-400",
+        "0e5",
+        "00",
+        "1.",
+        ".5",
+        "1e",
+        "-0",
+        "9007199254740993",
+        "0." + "0" * 30 + "1",
+        "1" + "0" * 400,
+        "5" * 19,
+        "1e22",
+        "1e23",
+    ],
+)
+def test_a_number_is_what_msgspec_reads(literal: str) -> None:
+    """The digits of a number, and what is no number, must not depend on who reads it."""
+    decode(with_json("price", literal), with_json("stock", literal), with_json("unknown", literal))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xc0\x80",
+        b"\xed\xa0\x80",
+        b"\xf4\x90\x80\x80",
+        b"\xe0\x80\x80",
+        b"\xf0\x80\x80\x80",
+        b"\xe6\x97",
+        b"\x1f",
+        b"\x7f",
+        "日本".encode(),
+        "\U0001f600é".encode(),
+    ],
+)
+def test_a_text_is_one_for_both(text: bytes) -> None:
+    """What is no UTF-8 is refused by both, and other texts have one key."""
+    decode(GOOD[:-1] + b',"shop_id":"' + text + b'"}', GOOD[:-1] + b',"' + text + b'":1}')
+
+
+def test_of_a_field_that_comes_twice_the_last_counts() -> None:
+    decoded = decode(
+        with_json("item_id", '"y"'), with_json("price", "1.5")[:-1] + b',"price":0.30000000000000004}'
+    )
+    assert items(decoded) == keys("y", "x") and decoded.events.numbers[1, 1] == 0.30000000000000004
+
+
+def test_almost_everything_that_producers_write_is_scanned() -> None:
+    """Else a worker is several times slower, and nobody sees why."""
+    fields = {
+        "item_id": "日本",
+        "position": 3,
+        "price": 19.99,
+        "stock": None,
+        "context": {"device": "ios", "x": ""},
+    }
+    values = [
+        shown(**fields),
+        json.dumps({**SHOWN, **fields}, ensure_ascii=False).encode(),
+        shown(request_id="r"),
+    ]
+    scanner = Scanner(LAYOUTS[0])
+    data = b"".join(values)
+    taken = scanner.scan(data, np.cumsum([len(value) for value in values])).taken
+    assert taken.tolist() == [False, True, True]  # the first has escapes
+
+
+def test_names_of_items_are_told_by_their_keys() -> None:
+    """The live page shows names, and rows know keys alone."""
+    told: dict[int, str] = {}
+
+    def see(found: Any, texts: Any) -> None:
+        told.update(zip(found.tolist(), texts(np.arange(len(found))), strict=True))
+
+    records = [Record(0, None, shown(item_id="plain")), Record(1, None, packed(item_id="packed"))]
+    Decoder(LAYOUTS[0], FUTURE, named=see, scan=True).decode(records, np.arange(2), NOW)
+    assert told == dict(zip(keys("plain", "packed"), ["plain", "packed"], strict=True))

@@ -293,18 +293,17 @@ def test_behaviours_reach_the_tick_that_they_belong_to(
     one, other = rig(features=FEATURES), rig(features=FEATURES)
     events = [shown(1, 100), shown(2, 2_500), done(1, 900)]
     looks = [behaved(1_999, "search", query="tent"), behaved(50, item_id="x"), behaved(950)]
-    ticks: list[tuple[int, int, list[str]]] = []
+    ticks: list[tuple[int, int, int]] = []
     joined = one.engine._joined
 
     def watch(number: int, impressions: Any, actions: Any, behaviours: Any) -> Any:
-        types = [event.type for event in behaviours.events]
-        ticks.append((number - one.T0 // 1000, len(impressions.events), types))
+        ticks.append((number - one.T0 // 1000, len(impressions.events), len(behaviours.events)))
         return joined(number, impressions, actions, behaviours)
 
     monkeypatch.setattr(one.engine, "_joined", watch)
     one.feed(*events, *looks, until=20_000)
     other.feed(*events, until=20_000)
-    assert ticks == [(0, 1, ["look", "look"]), (1, 0, ["search"]), (2, 1, [])]
+    assert ticks == [(0, 1, 2), (1, 0, 1), (2, 1, 0)]
     assert one.engine.totals.behaviours_read == 3
     assert [stats.behaviours for stats in one.engine.stats.take() if stats.behaviours] == [2, 1]
     assert one.engine.weights_digest() == other.engine.weights_digest()

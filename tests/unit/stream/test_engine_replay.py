@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from stream.lane import Position
 from stream.resume import Place
 from stream.timeline import Source
+from tests.unit.stream.some_columns import named
 
 SOURCES = [Source(kind, partition) for kind in (0, 1, 2) for partition in (0, 1)]
 #: What a worker does next: read so much of a source, run ticks, checkpoint, lose a partition, be killed.
@@ -166,7 +167,9 @@ def test_the_states_own_offset_wins_unless_another_worker_went_further(
 def test_a_topic_that_was_made_anew_is_read_from_its_start(new_rig: Callable[[], Any]) -> None:
     with new_rig() as rig:
         rig.assign(SOURCES[0])
-        rig.engine.timeline.put(SOURCES[0], 50, [], np.empty(0, np.int64), np.empty(0, np.int64), 0.0, 0)
+        rig.engine.timeline.put(
+            SOURCES[0], 50, named([]), np.empty(0, np.int64), np.empty(0, np.int64), 0.0, 0
+        )
         rig.engine.checkpoint()
         # The broker holds 8 records where the state has done 50: both offsets are of a topic that is gone.
         assert rig.engine.assign(SOURCES[0], Place(50, end=8)) is None

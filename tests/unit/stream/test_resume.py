@@ -18,6 +18,7 @@ from stream.commit_note import CommitNote, decode_note, encode_note, note_of
 from stream.lane import NEVER, Lane, Position
 from stream.offset_ranges import Ranges, complement, intersection, size, union
 from stream.resume import Known, Place, done_elsewhere, resumption
+from tests.unit.stream.some_columns import named, names
 
 LENGTH = 60
 
@@ -80,8 +81,8 @@ def test_with_a_time_for_a_note_only_what_is_due_later_is_done_again() -> None:
     at = Position(end=4, open_ranges=[(0, 3)], newest=9000, promised=NEVER, done_before=5000)
     lane = Lane(at, 0.0, 1000, 60_000)
     times = np.array([4000, 6000, 4999, 5000], dtype=np.int64)
-    lane.put(4, list("abcd"), times, np.arange(4), 0.0, 2**60, NEVER)
-    taken = [event for piece in lane.passes[0].take(2**60) for event in piece.events]
+    lane.put(4, named("abcd"), times, np.arange(4), 0.0, 2**60, NEVER)
+    taken = [event for piece in lane.passes[0].take(2**60) for event in names(piece.events)]
     # The third is due at 5000: the second, which is open, has moved the mark on.
     assert taken == ["b", "c", "d"]
 
