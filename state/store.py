@@ -32,6 +32,7 @@ class Store:
 
     def __init__(self, path: str | Path, synced: bool = False) -> None:
         self.path = Path(path)
+        self.synced = synced
         options = Options(raw_mode=True)
         options.create_if_missing(True)
         options.set_write_buffer_size(WRITE_BUFFER_BYTES)

@@ -27,10 +27,12 @@ from state.errors import StateDamagedError
 from state.joins.columns import Actions, Closed, Due, FloatArray32, JoinCounts, Joined, Shown
 from state.joins.masks import Masks
 from state.joins.orphans import MAX_ORPHANS, Orphans
+from state.joins.payloads import Payloads
+from state.joins.payloads import packed as packed_payload
 from state.joins.recent import Recent, repeats
 from state.joins.segments import Segment, number, packed, stored
 from state.joins.spilled import Spilled
-from state.keys import JOIN_MASKS, JOIN_PAYLOAD
+from state.keys import JOIN_MASKS
 from state.row_index import HashArray, hashes_of
 from state.store import Batch, Store
 
@@ -79,6 +81,9 @@ class Join:
         self._to_close: deque[Segment] = deque()
         self._masks_changed: list[Segment] = []
         self._deletes: list[bytes] = []
+        #: Segments whose payload is stored and no longer needed.
+        self._shut_bases: list[int] = []
+        self._payloads = Payloads(store)
 
     def __len__(self) -> int:
         """Impressions that are remembered."""
@@ -275,14 +280,18 @@ class Join:
 
         Closed segments that are in it leave memory with the next ``close``.
         """
+        self._payloads.committed()
         for key in self._deletes:
             batch.delete(key)
-        self._deletes = []
+        for base in self._shut_bases:
+            self._payloads.delete(batch, base)
+        self._deletes, self._shut_bases = [], []
         for segment in self._in_memory:
             if not segment.written:
                 segment.put(batch, self._recent.rows(segment.base, segment.end))
                 if segment.open:
-                    batch.put(JOIN_PAYLOAD + number(segment.base), segment.packed_payload())
+                    assert segment.inputs is not None and segment.predictions is not None
+                    self._payloads.put(batch, segment.base, segment.inputs, segment.predictions)
                 segment.written = True
                 self._note_change(segment)
         first = self._first_base()
@@ -298,7 +307,7 @@ class Join:
     def restore(self, counts: JoinCounts) -> None:
         """Load what the last checkpoint wrote. Raises ``StateDamagedError`` where it does not fit."""
         self.counts = counts
-        for segment, shown, masks in stored(self._store, self._columns):
+        for segment, shown, masks in stored(self._store, self._columns, self._payloads):
             if not self._segments:
                 self._begin_at(segment.base)
             self._attach(segment, shown, hashes_of(shown.ids))
@@ -306,6 +315,7 @@ class Join:
             self._spill()
         if self._segments and self._next_base != counts.impressions:
             raise StateDamagedError(self._store.path, f"the join ends before impression {counts.impressions}")
+        self._payloads.clean({segment.base for segment in self._to_close})
         # Not from the last segment: all may be forgotten, and numbers go on as without a restart.
         if not self._segments:
             self._begin_at(counts.impressions)
@@ -320,8 +330,8 @@ class Join:
                 shown = segment.read(self._store, self._columns)
             yield msgspec.msgpack.encode(packed(segment.base, segment.tick, shown))
             yield self._masks.rows(segment.base, segment.end).tobytes()
-            if segment.inputs is not None:
-                yield segment.packed_payload()
+            if segment.inputs is not None and segment.predictions is not None:
+                yield packed_payload(segment.inputs, segment.predictions)
         yield from self._orphans.state()
         yield msgspec.msgpack.encode(self.counts)
 
@@ -364,7 +374,7 @@ class Join:
     def _shut(self, segment: Segment) -> None:
         segment.open = False
         if segment.written:
-            self._deletes.append(JOIN_PAYLOAD + number(segment.base))
+            self._shut_bases.append(segment.base)
 
     def _note_masks(self, rows: IntArray) -> None:
         """The masks of these rows have changed."""

@@ -1,8 +1,8 @@
 """The impressions of one tick: what memory keeps of them, and how they lie in RocksDB.
 
 On disk a segment is immutable blocks of ``BLOCK_ROWS`` rows, so that one row can be read back without the
-others of its tick; one row with what the experts saw, until the samples close; and one small row of action
-masks, which is rewritten when actions come. Every block ends with a checksum.
+others of its tick; what the experts saw (``state.joins.payloads``), until the samples close; and one small
+row of action masks, which is rewritten when actions come. Every block ends with a checksum.
 
 A segment holds rows of all source partitions. Each row knows its own, so that a partition's pending rows are
 those of every block (``stored``) whose ``partitions`` say so, with their masks and payload rows.
@@ -18,7 +18,8 @@ import numpy as np
 
 from state.errors import StateDamagedError, decoding
 from state.joins.columns import Bits, FloatArray32, Shown, concatenated
-from state.keys import JOIN_MASKS, JOIN_PAYLOAD, JOIN_SHOWN
+from state.joins.payloads import Payloads
+from state.keys import JOIN_MASKS, JOIN_SHOWN
 from state.store import Batch, Store
 
 #: A row that is read back costs one look-up in RocksDB and the decoding of so many rows.
@@ -91,17 +92,6 @@ class Segment:
             begin, end = block - self.base, min(block - self.base + self.block_rows, self.size)
             data = _encode(_part(whole, begin, end, self.size))
             batch.put(JOIN_SHOWN + number(block), data + _checksum(data))
-
-    def packed_payload(self) -> bytes:
-        """What the experts saw and said, as it is stored."""
-        assert self.inputs is not None and self.predictions is not None
-        return _encode((self.inputs.tobytes(), self.predictions.tobytes()))
-
-    def load_payload(self, data: bytes) -> None:
-        """The opposite of ``packed_payload``."""
-        inputs, predictions = msgspec.msgpack.decode(data, type=tuple[bytes, bytes])
-        self.inputs = np.frombuffer(inputs, dtype=np.float32).reshape(self.size, -1)
-        self.predictions = np.frombuffer(predictions, dtype=np.float32).reshape(self.size, -1)
 
     def read(self, store: Store, columns: int) -> Shown:
         """The whole segment from its blocks."""
@@ -176,7 +166,7 @@ def _checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(_CHECKSUM, "little")
 
 
-def stored(store: Store, columns: int) -> Iterator[tuple[Segment, Shown, Bits]]:
+def stored(store: Store, columns: int, payloads: Payloads) -> Iterator[tuple[Segment, Shown, Bits]]:
     """Every segment on disk, in order, with its rows and masks; ``open``, with its payload, where it has one.
 
     Raises ``StateDamagedError`` where parts do not fit together.
@@ -204,10 +194,9 @@ def stored(store: Store, columns: int) -> Iterator[tuple[Segment, Shown, Bits]]:
                 # All blocks but the last are full.
                 segment.block_rows = max(len(blocks[0]), 1)
                 segment.written = True
-                payload = store.get(JOIN_PAYLOAD + number(segment.base))
+                payload = payloads.get(segment.base, segment.size)
                 segment.open = payload is not None
-                if payload is not None:
-                    segment.load_payload(payload)
+                segment.inputs, segment.predictions = payload or (None, None)
         if whole:
             yield segment, concatenated(blocks), np.frombuffer(masks, dtype=np.uint8)
             blocks, segments = [], segments + 1
