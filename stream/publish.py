@@ -10,6 +10,7 @@ import asyncio
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -117,23 +118,22 @@ class Publisher:
         """
         producer, topic, partitions = self._live(), self._topics.features, self._feature_partitions
         builders = [producer.create_batch() for _ in range(partitions)]
-        now, count = round(time.time() * 1000), 0
+        now, crc32 = round(time.time() * 1000), zlib.crc32
         pending = []
-        for key, row in rows.items():
-            partition = zlib.crc32(key) % partitions
-            value = row or None
-            if builders[partition].append(key=key, value=value, timestamp=now) is None:
-                pending.append(await producer.send_batch(builders[partition], topic, partition=partition))
-                builders[partition] = producer.create_batch()
-                builders[partition].append(key=key, value=value, timestamp=now)
-            count += 1
-            if count % ROWS_A_TURN == 0:
-                await asyncio.sleep(0)
+        left = iter(rows.items())
+        while some := list(islice(left, ROWS_A_TURN)):
+            for key, row in some:
+                partition = crc32(key) % partitions
+                if builders[partition].append(key=key, value=row or None, timestamp=now) is None:
+                    pending.append(await producer.send_batch(builders[partition], topic, partition=partition))
+                    builders[partition] = producer.create_batch()
+                    builders[partition].append(key=key, value=row or None, timestamp=now)
+            await asyncio.sleep(0)
         for partition, builder in enumerate(builders):
             if builder.record_count():
                 pending.append(await producer.send_batch(builder, topic, partition=partition))
         await asyncio.gather(*pending)
-        return count
+        return len(rows)
 
     async def retire(self) -> None:
         """Write a tombstone for this source's weights: a state that begins anew counts versions from 1.
