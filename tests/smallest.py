@@ -26,6 +26,8 @@ SMALLEST: dict[str, float] = {
     "state.feature_rows.SWEEP_ROWS": 1,
     "state.feature_table.SCAN_KEYS": 1,
     "state.joins.payloads.FILE_BYTES": 1,
+    "state.joins.payloads.KEPT_BYTES": 1,
+    "state.joins.payloads.KEPT_FILES": 1,
     "state.joins.recent.SMALLEST_TABLE": 2,
     "state.joins.segments.BLOCK_ROWS": 1,
     "state.joins.spilled.BLOCKS_A_READ": 1,

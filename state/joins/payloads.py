@@ -2,8 +2,9 @@
 
 In RocksDB they would be copied into its log, its memory and its files before they are deleted. Large ones
 stand in files beside it, one a segment, that the checkpoint's batch refers to by sizes and checksum. A file
-is written before the batch that refers to it is committed, and deleted after the one that no longer does, so
-that the batch stays what makes a checkpoint whole: a file that no batch refers to means nothing.
+is written before the batch that refers to it is committed, and deleted long after the one that no longer
+does, so that the batch stays what makes a checkpoint whole: a file that no batch refers to means nothing, and
+where RocksDB's log is torn, the earlier checkpoint that the state then is has its files.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from state.store import Batch, Store
 
 #: Payloads from so many bytes on have a file. Smaller ones are not worth one.
 FILE_BYTES = 65_536
+#: Files that no checkpoint needs any more take so much of the disk, or are so many, before they are deleted.
+KEPT_BYTES, KEPT_FILES = 256 * 1024 * 1024, 1_000
 #: The files' folder in the state's.
 FOLDER = "payloads"
 _IN_STORE, _IN_FILE = b"v", b"f"
@@ -43,8 +46,10 @@ class Payloads:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._folder = store.path / FOLDER
-        #: Files that the newest batch no longer refers to.
+        #: Files that the newest batch no longer refers to, and those of the ones before, with their bytes.
         self._leaving: list[Path] = []
+        self._left: list[Path] = []
+        self._left_bytes = 0
 
     def put(self, batch: Batch, base: int, inputs: FloatArray32, predictions: FloatArray32) -> None:
         """Add a payload to ``batch``: inputs (n, p) and predictions (n, K).
@@ -63,10 +68,21 @@ class Payloads:
         self._leaving.append(self._path(base))
 
     def committed(self) -> None:
-        """The batch is committed: files that it no longer refers to are deleted."""
+        """The batch is committed; the files that it no longer refers to are deleted in time.
+
+        Not before RocksDB has brought that batch from its log into its own files: from there on no torn end
+        of the log leads back to a checkpoint that needs them.
+        """
         for path in self._leaving:
-            path.unlink(missing_ok=True)
+            if path.exists():
+                self._left.append(path)
+                self._left_bytes += path.stat().st_size
         self._leaving = []
+        if self._left_bytes >= KEPT_BYTES or len(self._left) >= KEPT_FILES:
+            self._store.flush()
+            for path in self._left:
+                path.unlink(missing_ok=True)
+            self._left, self._left_bytes = [], 0
 
     def get(self, base: int, rows: int) -> tuple[FloatArray32, FloatArray32] | None:
         """Inputs and predictions of a segment of so many rows; None where none are stored.

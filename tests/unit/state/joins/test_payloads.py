@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,7 @@ def test_a_file_leaves_once_a_checkpoint_without_it_is_committed(
 ) -> None:
     """Earlier, and a kill between the two would leave a checkpoint without its samples."""
     monkeypatch.setattr(payloads, "FILE_BYTES", 1)
+    monkeypatch.setattr(payloads, "KEPT_BYTES", 1)
     join = shown(store)
     checkpoint(join, store)
     assert closing(join, TICK + WINDOW) is not None
@@ -70,6 +72,40 @@ def test_a_file_leaves_once_a_checkpoint_without_it_is_committed(
     store.commit(batch)
     checkpoint(join, store)
     assert files(store) == []
+
+
+def test_where_the_log_is_torn_the_earlier_checkpoint_has_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state goes back to it then, and learns again what it had learned."""
+    monkeypatch.setattr(payloads, "FILE_BYTES", 1)
+    with Store(tmp_path / "state") as store:
+        join = shown(store)
+        checkpoint(join, store)
+        (log,) = store.path.glob("*.log")
+        whole, counts = log.stat().st_size, join.counts.__class__(impressions=40)
+        assert closing(join, TICK + WINDOW) is not None
+        checkpoint(join, store)
+        checkpoint(join, store)
+        # As a loss of power leaves it: closing would have brought all of it into RocksDB's own files.
+        torn = shutil.copytree(store.path, tmp_path / "torn")
+    os.truncate(torn / log.name, whole)
+    with Store(torn) as store:
+        again = new_join(store)
+        again.restore(counts)
+        closed = closing(again, TICK + WINDOW)
+        assert closed is not None and len(closed.labels) == 40
+
+
+def test_files_that_nobody_needs_are_bounded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payloads, "FILE_BYTES", 1)
+    monkeypatch.setattr(payloads, "KEPT_BYTES", 10_000)
+    join = new_join(store)
+    for tick in range(200):
+        closing(join, tick * TICK)
+        run(join, tick, [(f"i{40 * tick + k}", tick * TICK + k) for k in range(40)])
+        checkpoint(join, store)
+        assert sum(path.stat().st_size for path in files(store)) < 15_000
 
 
 def test_what_a_kill_leaves_beside_a_checkpoint_is_cleaned(
