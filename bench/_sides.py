@@ -27,7 +27,7 @@ STEADY = (0.2, 0.9)
 #: Every kind of event, as the worker's figures name it.
 COUNTED = (IMPRESSION, *ACTIONS, BEHAVIOUR)
 #: A page of metrics costs the worker some CPU, which is counted as its own.
-ENGINE_POLL_S, AGENT_POLL_S = 0.5, 0.25
+ENGINE_POLL_S, AGENT_POLL_S = 1.0, 0.25
 
 
 def engine(run: Run, played: PlayReport, number: int) -> Result:
