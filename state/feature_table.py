@@ -244,6 +244,7 @@ class FeatureTable:
         for name in _SIDES:
             setattr(self, name, getattr(self, name)[kept])
         self._rows.keep(kept)
+        self._packed = None  # rows have other numbers now
         self._fit()
 
     def sweep(self, now: int, limit: int) -> tuple[int, int]:

@@ -105,7 +105,8 @@ def publish(features: FeatureRows, published: Published) -> None:
     """Everything that changed reaches the topic."""
     for one in features.take_changed():
         places = zip(one.partitions.tolist(), one.keys.tolist(), strict=True)
-        for place, row in zip(places, one.rows, strict=True):
+        values, _ = unpack(one.keys, one.packed, features.tables[one.table].width)
+        for place, row in zip(places, values, strict=True):
             published[one.table, *place] = row.tobytes()
         for place in zip(one.gone_partitions.tolist(), one.gone.tolist(), strict=True):
             del published[one.table, *place]
