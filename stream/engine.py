@@ -112,6 +112,8 @@ class Engine:
         self._last_learned_tick = NEVER
         self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
+        #: Event time (ms): samples of impressions before it are observed, and nobody learns from them.
+        self.learn_from = NEVER
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
@@ -293,10 +295,14 @@ class Engine:
         return found
 
     def _learn(self, tick: int, closed: Closed) -> None:
-        elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
-        self._last_learned_tick = tick
         if self.observer is not None:
             self.observer(tick, closed)
+        if self.learn_from > NEVER:
+            closed = closed.shown_from(self.learn_from)
+            if not len(closed):
+                return
+        elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
+        self._last_learned_tick = tick
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
         self.stats.closed(tick * self.tick_ms, closed)
 
