@@ -49,7 +49,7 @@ Float32Array = npt.NDArray[np.float32]
 CHUNK_TICKS = 8
 #: Bits of actions in the join's masks.
 _BITS = (1 << np.arange(len(ACTIONS))).astype(np.uint8)
-#: So many buffered events are no backlog.
+#: Where a window of ``CLOCK_MS`` has so many events at most, its ticks are taken together, however many.
 FEW_EVENTS = 4096
 
 
@@ -122,6 +122,8 @@ class Engine:
         self._last_learned_tick = NEVER
         self._freed = FreedMemory()
         self.stats = TickLog(len(self.panel.learner_names))
+        #: Event time (ms): samples of impressions before it are observed, and nobody learns from them.
+        self.learn_from = NEVER
         #: Called with (tick, closed samples) before they are learned; rehearsals collect predictions here.
         self.observer: Callable[[int, Closed], None] | None = None
         #: Called with (tick, inputs (n, p)) before a tick's impressions are predicted.
@@ -190,9 +192,11 @@ class Engine:
         if due is None or due[0] >= boundary:
             return boundary
         begin = max(due[0] // self.tick_ms * self.tick_ms, self.done_until)
-        if self.timeline.buffered <= FEW_EVENTS:
-            # A quiet log: its ticks are counted together, and one pass costs little more than one tick.
-            return min(boundary, max((begin // CLOCK_MS + 1) * CLOCK_MS, begin + self.tick_ms))
+        window = min(boundary, max((begin // CLOCK_MS + 1) * CLOCK_MS, begin + self.tick_ms))
+        if self.timeline.buffered <= FEW_EVENTS or self.timeline.due_before(window) <= FEW_EVENTS:
+            # A quiet stretch: its ticks are counted together, and one pass costs little more than one tick,
+            # however much is buffered of what comes after it.
+            return window
         return min(boundary, begin + self.tick_ms * CHUNK_TICKS)
 
     def _run_until(self, boundary: int) -> int:
@@ -301,10 +305,14 @@ class Engine:
         return found
 
     def _learn(self, tick: int, closed: Closed) -> None:
-        elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
-        self._last_learned_tick = tick
         if self.observer is not None:
             self.observer(tick, closed)
+        if self.learn_from > NEVER:
+            closed = closed.shown_from(self.learn_from)
+            if not len(closed):
+                return
+        elapsed = max(tick - self._last_learned_tick, 1) if self._last_learned_tick > NEVER else 1
+        self._last_learned_tick = tick
         self.panel.learn(closed.inputs, closed.labels, closed.predictions, elapsed)
         self.stats.closed(tick * self.tick_ms, closed)
 

@@ -275,6 +275,14 @@ class Timeline:
                 last = int(high) if last is None else max(last, int(high))
         return None if first is None or last is None else (first, last)
 
+    def due_before(self, boundary: int) -> int:
+        """How many buffered events of the present pass are due before ``boundary`` (ms)."""
+        return sum(
+            int(np.searchsorted(piece.due, boundary) if piece.ordered else (piece.due < boundary).sum())
+            for lane in self._lanes.values()
+            for piece in lane.passes[0].pieces
+        )
+
     def take(self, kind: int, boundary: int, done: int) -> Taken:
         """Remove and return the buffered events of a kind that are due before ``boundary``.
 

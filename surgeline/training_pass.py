@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import polars as pl
@@ -21,7 +22,7 @@ from models.deep.fields import CONTEXT, Columns
 from models.deep.samples import Samples
 from models.deep.trunk import Float32Array, Trunk
 from state.joins.join import Closed
-from surgeline.evaluation.rehearse import Rehearsal, RehearsalReport
+from surgeline.evaluation.rehearse import FAR_MS, Rehearsal, RehearsalReport
 
 _Arrays = dict[str, npt.NDArray[Any]]
 
@@ -86,10 +87,14 @@ class _Listener(Trunk):
 def collect(frames: Iterable[pl.DataFrame], scenario: Scenario) -> tuple[Samples, RehearsalReport]:
     """Labelled impressions of canonical frames in event-time order, with the scenario's features."""
     collector = Collector()
+    # Nobody asks what the learners say here, so they need not learn.
+    learners = msgspec.structs.replace(scenario.learners, river=[])
+    scenario = msgspec.structs.replace(scenario, learners=learners)
     with tempfile.TemporaryDirectory(prefix="surgeline-training-") as folder:
         rehearsal = Rehearsal(scenario, collector.trunk, folder, collector.observe)
         engine = rehearsal.engine
         engine.predict_observer = collector.trunk.predicted
+        engine.learn_from = FAR_MS
         with contextlib.closing(engine.store):
             for frame in frames:
                 rehearsal.feed(frame)

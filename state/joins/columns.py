@@ -31,6 +31,17 @@ class Shown(msgspec.Struct):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def rows(self, some: npt.NDArray[np.intp]) -> Shown:
+        """The impressions of these numbers."""
+        return Shown(
+            [self.ids[k] for k in some.tolist()],
+            self.times[some],
+            self.keys[some],
+            self.places[some],
+            self.prices[some],
+            self.partitions[some],
+        )
+
 
 class Actions(msgspec.Struct):
     """Actions (n,): ids of their impressions, kinds as single bits of a mask, times, source partitions."""
@@ -95,6 +106,23 @@ class Closed(msgspec.Struct):
     masks: Bits
     shown: Shown
     ticks: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def shown_from(self, at: int) -> Closed:
+        """Samples of impressions at ``at`` (ms) or later."""
+        some = np.flatnonzero(self.shown.times >= at)
+        if len(some) == len(self):
+            return self
+        return Closed(
+            self.inputs[some],
+            self.predictions[some],
+            self.labels[some],
+            self.masks[some],
+            self.shown.rows(some),
+            self.ticks[some],
+        )
 
 
 class JoinCounts(msgspec.Struct):

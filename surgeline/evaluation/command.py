@@ -34,7 +34,12 @@ def _file(exists: bool = False) -> click.Path:
     help="Folder of a trunk.  [default: the scenario's, else the home folder's]",
 )
 @click.option("--until-train", metavar="TIME", help="Train on what is older (ms or ISO), evaluate the rest.")
-@click.option("--warm", is_flag=True, help="Run the engine over the training part, too.")
+@click.option(
+    "--warm/--cold",
+    default=True,
+    show_default=True,
+    help="Whether features know what came before --until-train.",
+)
 @click.option("--kind", type=click.Choice(kinds()), default="network", help="Trained trunk.")
 @click.option("--hidden", type=click.IntRange(min=0), default=0, help="Trained trunk; 0: its kind's.")
 @click.option("--epochs", type=click.IntRange(min=0), default=0, help="Trained trunk; 0: its kind's.")

@@ -48,6 +48,8 @@ class EvaluateError(SurgelineError, ValueError):
 class Request(msgspec.Struct, kw_only=True, frozen=True):
     """What to evaluate. ``until_train`` in ms UTC; paths that are None are not written.
 
+    ``warm``: the engine runs over what precedes ``until_train``, too, so that features and joins know it;
+    learners begin at ``until_train`` either way.
     ``written``: files that the caller writes from what is found; like ``predictions``, none may be an input.
     """
 
@@ -55,7 +57,7 @@ class Request(msgspec.Struct, kw_only=True, frozen=True):
     mapping: Path | None = None
     trunk: Path | None = None
     until_train: int | None = None
-    warm: bool = False
+    warm: bool = True
     hidden: int = 0
     epochs: int = 0
     kind: str = "network"
@@ -74,8 +76,8 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
     cadences = parse_cadences(request.cadence)
     if request.trunk is not None and request.until_train is not None:
         raise EvaluateError("give --trunk or --until-train (which trains one), not both")
-    if request.warm and request.until_train is None:
-        raise EvaluateError("--warm feeds what precedes --until-train; without that there is nothing")
+    if not request.warm and request.until_train is None:
+        raise EvaluateError("--cold leaves out what precedes --until-train; without that there is nothing")
     if request.truth is not None and not request.truth.is_file():
         raise EvaluateError(f"{request.truth}: no such file")
     # What would fail after the pass should fail before it.
@@ -101,7 +103,7 @@ def evaluate(request: Request, scenario: Scenario, command: str = "", bar: Bar |
             run.learners,
             cadences,
             request.truth,
-            None if request.warm else rehearsal.metrics,
+            rehearsal.metrics,
             request.seed,
         )
         if not found.rows:
@@ -165,6 +167,9 @@ class _Pass:
         self._rehearsal = Rehearsal(scenario, trunk, folder / "state", self._observe)
         self.engine: Engine = self._rehearsal.engine
         self.learners = list(self.engine.panel.learner_names)
+        if request.until_train is not None:
+            # The trunk was fitted to what came before, and says how much that is worth.
+            self.engine.learn_from = request.until_train
         # Nobody waits for a tick here: every sample counts.
         self.engine.panel.worth.samples_per_tick = None
         arms = [(name, seconds) for name, seconds in cadences if seconds is not None]

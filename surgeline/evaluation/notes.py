@@ -50,7 +50,7 @@ def notes(
         yield f"{counts.refused_events:,} events were refused; the first: {refused_because}."
     orphans = counts.orphans_waiting + counts.orphans_expired
     if orphans:
-        before = " (with --until-train it may have come before the start)" if from_ms and not warm else ""
+        before = " (with --cold it may have come before the start)" if from_ms and not warm else ""
         yield f"{orphans:,} actions found no impression and count for nothing{before}."
     if counts.duplicates:
         yield f"{counts.duplicates:,} duplicates were dropped."
@@ -62,10 +62,11 @@ def notes(
             yield f"{name}: {count:,} samples were predicted and not learned from: {why}."
     if from_ms is not None:
         yield (
-            "Real-time features and learners are warm: they ran through what the trunk was trained on, too; "
-            "figures are of later rows only."
+            "Real-time features know what the trunk was trained on; learners begin, and figures are of what "
+            "comes, where the training data end."
             if warm
-            else "Real-time features and learners start cold where the training data end."
+            else "Real-time features and learners start cold where the training data end (--cold): features "
+            "of users and items that the training data have begin as unknown, as they never were in training."
         )
 
 

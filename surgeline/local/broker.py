@@ -52,6 +52,10 @@ class BrokerError(SurgelineError, RuntimeError):
     """The broker was started and did not come up; the message names its log."""
 
 
+#: Names of ports that this process has given out.
+_promised: list[socket.socket] = []
+
+
 def _is_free(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # As a server would: a port in TIME_WAIT is free, one that someone listens on is not.
@@ -64,15 +68,32 @@ def _is_free(port: int) -> bool:
     return True
 
 
+def _promise(port: int) -> bool:
+    """Promise a port to whoever asked; false where somebody has it already.
+
+    What starts on it may take seconds until it listens. The promise is a name that the kernel lends out once
+    and takes back when this process ends (Linux has such names; elsewhere nothing is promised).
+    """
+    if sys.platform == "linux":
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            name.bind(f"\0surgeline-port-{port}")
+        except OSError:
+            name.close()
+            return False
+        _promised.append(name)
+    return True
+
+
 def free_port(count: int = 1) -> int:
     """The first of ``count`` neighbouring ports that nothing listens on.
 
     Below the range from which the system gives ports to outgoing connections, so that none of these
-    takes it before it is used.
+    takes it before it is used. Nor is it given to another process that asks here, while this one lives.
     """
     for _ in range(1000):
         port = random.randrange(20_000, 32_000 - count)
-        if all(_is_free(port + offset) for offset in range(count)):
+        if all(_is_free(port + offset) and _promise(port + offset) for offset in range(count)):
             return port
     raise BrokerError("no free port between 20000 and 32000 on 127.0.0.1")
 

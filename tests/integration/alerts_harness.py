@@ -44,6 +44,7 @@ class Scrapes:
         self._told_s = told_s
         self._workers: dict[str, Worker] = {}
         self.rows: list[dict[str, Samples | None]] = []
+        self._begun = self._done = 0
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -63,10 +64,10 @@ class Scrapes:
         return worker
 
     def after(self, rows: int) -> int:
-        """Wait for so many more rows; the number of rows then."""
-        wanted = len(self.rows) + rows
+        """Wait for so many more rows, the last of a scrape that began after this; the number of rows then."""
+        wanted, begun = len(self.rows) + rows, self._begun
         deadline = time.monotonic() + rows * EVERY_S + PATIENCE_S
-        while len(self.rows) < wanted:
+        while len(self.rows) < wanted or self._done <= begun:
             assert time.monotonic() < deadline, "the scrapes have ended"
             time.sleep(EVERY_S / 5)
         return len(self.rows)
@@ -110,10 +111,12 @@ class Scrapes:
     def _run(self) -> None:
         began = time.monotonic()
         while not self._over.is_set():
+            self._begun += 1
             row = {name: _scrape(worker) for name, worker in list(self._workers.items())}
             # A slow answer leaves no hole: promtool has a row for each step.
             while len(self.rows) * EVERY_S <= time.monotonic() - began:
                 self.rows.append(row)
+            self._done += 1
             self._over.wait(max(len(self.rows) * EVERY_S - (time.monotonic() - began), 0))
 
 

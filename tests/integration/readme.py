@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 #: Where README's programs listen.
 BROKER, PAGES, SCORES = 9092, 6066, 8500
+#: A command may compute for a minute of a core of its own (a training does), on a machine that is shared.
+COMMAND_S = 5 * PATIENCE_S
 
 
 def section(title: str, text: str | None = None) -> str:
@@ -76,7 +78,7 @@ class Terminal:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=PATIENCE_S,
+            timeout=COMMAND_S,
             check=False,
         )
         said = done.stdout + done.stderr

@@ -17,6 +17,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from contracts.events import DeadLetter
 from contracts.scenario import Scenario
 from state.store import Store
+from tests import first_edition
 from tests.integration.harness import (
     T0,
     TIMES,
@@ -281,8 +282,9 @@ def test_what_a_worker_cannot_start_with_is_one_line(
     """Failure: a wall of traceback, a worker that hangs, or one that damages what it found.
 
     Mechanism: a trunk that is no trunk, a state folder that another worker has, one of other settings, one
-    that is no RocksDB, source topics that differ in partitions, a web port that another worker has.
-    Required: status 1 and one line that says what is wrong and what to do; the worker that runs goes on.
+    that is no RocksDB, one of the first edition, source topics that differ in partitions, a web port that
+    another worker has. Required: status 1 and one line that says what is wrong and what to do; the worker
+    that runs goes on.
     """
     scenario = scenario_factory(times=TIMES)
     trunk = tmp_path / "trunk"
@@ -297,6 +299,8 @@ def test_what_a_worker_cannot_start_with_is_one_line(
     broken = msgspec.structs.replace(scenario, name="broken")
     no_port = msgspec.structs.replace(scenario, name="no-port")
     (tmp_path / "home" / "state" / "broken-0").write_bytes(b"a file where a folder belongs")
+    old = msgspec.structs.replace(scenario, name="old")
+    first_edition.write(tmp_path / "home" / "state" / "old-0")
     try:
         cases: list[tuple[Scenario, list[str]]] = [
             (msgspec.structs.replace(scenario, name="no-trunk", trunk=str(trunk)), [str(trunk)]),
@@ -306,6 +310,7 @@ def test_what_a_worker_cannot_start_with_is_one_line(
             ),
             (scenario, ["is in use by another process", "SURGELINE_WORKER_ID"]),
             (broken, ["broken-0", "cannot be opened"]),
+            (old, ["old-0", "an earlier version of Surgeline", "mv "]),
             (no_port, [f"127.0.0.1:{worker.port}", "--web-port"]),
         ]
         # They do not meet each other: all at once.

@@ -122,4 +122,4 @@ def events(terminal: Terminal) -> None:
         "the event is counted",
     )
     assert get(pages)["totals"]["dead_letters"] == before["dead_letters"]
-    assert terminal.run(read).startswith('{"schema_version":1,"source":"0"')
+    assert terminal.run(read).startswith('{"schema_version":2,"source":"0"')

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from clients.connection import Connection
 from clients.topics import ensure_topics
@@ -42,6 +43,9 @@ from tests.integration.harness import (
     rehearse,
     until,
 )
+
+# A minute of work that is about the worker's state.
+pytestmark = pytest.mark.one_broker
 
 CROWD = 60_000
 

@@ -37,6 +37,7 @@ from tests.unit.stream.conftest import NOW, T0, Logs, make_logs
 #: Sizes that results depend on by design, or that are limits of a contract.
 PART_OF_A_RESULT = {
     "clients.topics.MAX_RECORD_BYTES",
+    "models.deep.evidence.CHUNK_ROWS",
     "models.deep.fits.network.EMBEDDING_SIZE",
     "models.deep.fits.network.HIDDEN_SIZE",
     "models.deep.fits.network.LARGEST_BATCH",

@@ -13,7 +13,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 import clients.topics
 from clients.connection import Connection
-from clients.topics import ensure_topics
+from clients.topics import TopicsError, ensure_topics
 from contracts.scenario import Scenario
 
 
@@ -52,3 +52,14 @@ def test_a_later_topic_is_as_wide_as_those_that_another_one_makes_now(
     counts = ensure_topics(Connection("nowhere:9"), scenario)
     assert {counts[name] for name in names.sources} == {7}
     assert counts[names.features] == names.partitions
+
+
+def test_nothing_is_made_beside_a_topic_whose_width_nobody_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Failure: topics of differing widths, for good, because a busy broker took its time."""
+    names = Scenario().topics
+    broker = Broker({names.impressions: 7, names.actions: 7}, hidden=10**6)
+    monkeypatch.setattr(clients.topics, "connect", lambda *_: broker)
+    monkeypatch.setattr(clients.topics, "SHOWN_S", 0.0)
+    with pytest.raises(TopicsError, match=rf"{names.impressions} exists.*try again"):
+        ensure_topics(Connection("nowhere:9"), Scenario())
+    assert set(broker.topics) == {names.impressions, names.actions}

@@ -47,12 +47,13 @@ def test_a_wrong_option_is_named(arguments: list[str], says: str) -> None:
 
 
 def test_features_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
-    """Which entry, and what is allowed; not a traceback."""
+    """Which line, which entry, and what is allowed; not a traceback."""
     scenario = tmp_path / "s.toml"
     scenario.write_text('[[features.counts]]\nkeys = ["brand"]\n')
     result = CliRunner().invoke(serve, ["--scenario", str(scenario)])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: features.counts[0].keys: no column 'brand'; allowed are user_id")
+    assert result.output.startswith(f"Error: scenario {scenario}, line 2: features.counts[0].keys: no column")
+    assert "'brand'; allowed are user_id" in result.output
     assert result.output.count("\n") == 1
 
 

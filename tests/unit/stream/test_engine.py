@@ -358,3 +358,29 @@ def test_versions_increase_by_one_and_go_on_after_a_kill(rig: MakeRig, shown: An
     # Not durable, so it was not published: the number is free.
     one.kill()
     assert one.engine.weights(1).version == 3
+
+
+def test_learners_begin_where_they_are_told_to(rig: MakeRig, shown: Any, done: Any) -> None:
+    """Features and joins know all; learners begin as if nothing had been."""
+    events = [shown(n, n * 700, f"u{n % 3}") for n in range(20)]
+    clicks = [done(n, n * 700 + 300, user=f"u{n % 3}") for n in range(0, 20, 2)]
+    observed: list[int] = []
+    one, other = rig(), rig()
+    one.engine.learn_from = one.T0 + 7_000
+    one.engine.observer = lambda _, closed: observed.append(len(closed))
+    learn, elapsed = one.engine.panel.learn, []
+
+    def learned(*samples: Any) -> None:
+        elapsed.append(samples[-1])
+        learn(*samples)
+
+    one.engine.panel.learn = learned
+    for each in (one, other):
+        each.feed(*events, *clicks, until=30_000)
+    # Seven seconds are ten impressions, and one tick has some of both sides.
+    assert sum(observed) == 20 and one.engine.panel.samples == 10
+    assert elapsed[0] == 1
+    assert one.engine.join.counts == other.engine.join.counts
+    assert list(one.engine.features.state(0)) == list(other.engine.features.state(0))
+    assert one.inputs == other.inputs
+    assert one.engine.weights_digest() != other.engine.weights_digest()

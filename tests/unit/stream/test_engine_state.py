@@ -13,6 +13,7 @@ from models.deep.trunk import Trunk
 from state.errors import StateFormatError
 from state.store import Batch, Store
 from stream.engine import Engine
+from tests import first_edition
 
 
 def reopen(folder: Path, **sections: Any) -> None:
@@ -49,6 +50,17 @@ def test_state_of_another_tick_is_refused_with_both(written: Path) -> None:
 def test_state_of_other_features_is_refused_with_what_to_do(written: Path) -> None:
     with pytest.raises(StateFormatError, match=r"other features .*put the old .*back, or .*new state"):
         reopen(written, learners={"river": []}, features={"session": {}})
+
+
+def test_state_of_the_first_edition_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    """Failure: its rows are taken for damage, or a new state is begun among them."""
+    folder = tmp_path / "sale-0"
+    kept = first_edition.write(folder)
+    with pytest.raises(StateFormatError, match="an earlier version of Surgeline") as caught:
+        reopen(folder, learners={"river": []})
+    assert f"mv {folder} {folder}.format1" in str(caught.value)
+    with Store(folder) as store:
+        assert dict(store.scan(b"")) == kept
 
 
 def test_state_of_other_learners_is_refused_with_their_names(written: Path) -> None:

@@ -3,6 +3,7 @@ later events, a click outside the label window, a row that is another impression
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from contracts.scenario import Learners, Scenario, Times
 from features.hashing import hash_texts
 from models.deep.fitted import Options
 from models.deep.load import kinds, load_trunk
-from models.deep.trunk import TrunkError
+from models.deep.trunk import Trunk, TrunkError
 from models.train import train_from_samples
+from surgeline.evaluation.rehearse import Rehearsal
 from surgeline.training_pass import collect
 
 START = 1_731_254_400_000
@@ -66,6 +68,18 @@ def test_features_know_nothing_of_what_comes_later(log: pl.DataFrame) -> None:
     assert len(cut) == 250
     assert cut.features.tobytes() == whole.features[:250].tobytes()
     assert cut.features_hash == whole.features_hash and cut.features.std(axis=0).max() > 0.0
+
+
+def test_features_are_those_of_a_worker_that_learns(log: pl.DataFrame, tmp_path: Path) -> None:
+    """Nobody learns in the pass, which must not be seen in what is trained on."""
+    seen: list[np.ndarray] = []
+    rehearsal = Rehearsal(SCENARIO, Trunk.empty(), tmp_path, lambda _, closed: seen.append(closed.inputs))
+    with contextlib.closing(rehearsal.engine.store):
+        rehearsal.feed(log)
+        rehearsal.finish()
+    samples, report = collect(log.iter_slices(97), SCENARIO)
+    assert np.array_equal(np.concatenate(seen)[:, 1:], samples.features)
+    assert rehearsal.engine.panel.samples == 600 and not any(one.samples for one in report.metrics.values())
 
 
 @pytest.mark.parametrize("kind", kinds())

@@ -4,6 +4,8 @@ what the trunk was trained on, or leaves a wrong request without one clear line.
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,11 +17,13 @@ from click.testing import CliRunner, Result
 from sklearn.metrics import log_loss, roc_auc_score
 
 from contracts.scenario import Scenario
+from models.deep.load import load_trunk
 from models.deep.trunk import Trunk
 from replay.report.schema import Evaluation
+from state.joins.columns import Closed
 from surgeline.cli import main
 from surgeline.evaluation.predictions import Predictions
-from surgeline.evaluation.rehearse import rehearse
+from surgeline.evaluation.rehearse import FAR_MS, Rehearsal, rehearse
 from surgeline.times import parse_time
 
 if TYPE_CHECKING:
@@ -137,21 +141,57 @@ def test_rows_that_are_written_in_many_pieces_are_the_same(
 def test_only_what_follows_the_training_is_judged(night: Night, tmp_path: Path) -> None:
     times = night.table["event_time"]
     at = int(times[0]) + 45_000
-    cold, rows, output = evaluated(tmp_path, night.log, "--until-train", at, "--epochs", 1, "--hidden", 4)
+    options = ["--until-train", at, "--epochs", 1, "--hidden", 4]
+    cold, rows, output = evaluated(tmp_path, night.log, *options, "--cold")
     assert rows["event_time"].min() >= at
     assert cold.counts.impressions == rows.height
     assert cold.run.trunk_hash != "none" and cold.run.trunk_hash[:12] in output
     assert cold.run.trunk_fitted is not None and cold.run.trunk_fitted.rows == 0
-    assert "fitted to" not in "\n".join(cold.notes)
+    assert "fitted to" not in "\n".join(cold.notes) and "(--cold)" in "\n".join(cold.notes)
     # Its items are not new because the engine did not see them.
     assert rows["item_seen"].max() > rows.group_by("item_id").len()["len"].max()
-    warm, warm_rows, _ = evaluated(
-        tmp_path, night.log, "--until-train", at, "--epochs", 1, "--hidden", 4, "--warm"
-    )
+    warm, warm_rows, _ = evaluated(tmp_path, night.log, *options)
+    assert (warm.run.warm, cold.run.warm) == (True, False)
     assert warm_rows["impression_id"].equals(rows["impression_id"])
     assert warm.counts.impressions > warm.counts.rows == rows.height
     assert warm.run.trunk_hash == cold.run.trunk_hash
     assert (warm_rows["p_last_layer"] != rows["p_last_layer"]).any()
+
+
+def test_features_know_the_training_part_and_learners_begin_after_it(night: Night, tmp_path: Path) -> None:
+    """Failure: features that a trunk was trained on are unknown again where it is judged, or learners have
+    learned from rows that it was fitted to.
+
+    Mechanism: the first rows after the cut, whose labels are open, so that nobody has learned yet. Required:
+    each learner predicts them as it would without any learning, from the features of the whole log.
+    """
+    at = int(night.table["event_time"][0]) + 45_000
+    trunk = tmp_path / "trunk"
+    train = ["train", night.log, "--until", at, "--out", trunk, "--epochs", 1, "--hidden", 4]
+    assert CliRunner().invoke(main, [str(word) for word in train]).exit_code == 0
+    found, rows, _ = evaluated(tmp_path, night.log, "--until-train", at, "--epochs", 1, "--hidden", 4)
+    assert all(row.binned_auc is not None for row in found.learners)
+    first = rows.filter(pl.col("event_time") < at + Scenario().times.label_window_s * 1000)
+    assert first.height > 50
+
+    expected: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+
+        def observe(_: int, closed: Closed) -> None:
+            for k, name in enumerate(closed.shown.ids):
+                expected[name] = closed.predictions[k].tolist()
+
+        rehearsal = Rehearsal(Scenario(), load_trunk(trunk), folder, observe)
+        # Nobody ever learns.
+        rehearsal.engine.learn_from = FAR_MS
+        names = rehearsal.engine.panel.learner_names
+        with contextlib.closing(rehearsal.engine.store):
+            rehearsal.feed(night.table)
+            rehearsal.finish()
+    for k, name in enumerate(names):
+        unlearned = [expected[one][k] for one in first["impression_id"].to_list()]
+        assert first[f"p_{name}"].to_list() == unlearned, name
+    assert rows["p_last_layer"].to_list() != [expected[one][1] for one in rows["impression_id"].to_list()]
 
 
 def test_a_trunk_that_has_seen_the_rows_is_told(night: Night, tmp_path: Path) -> None:
@@ -218,7 +258,7 @@ def test_a_log_without_clicks_has_a_dash_for_an_auc(night: Night, tmp_path: Path
         (["nowhere"], "neither a file nor a known log"),
         (["{log}", "--until-train", "tomorrow"], "neither milliseconds nor an ISO time"),
         (["{log}", "--until-train", "2001-01-01"], "has no impressions before"),
-        (["{log}", "--warm"], "--until-train"),
+        (["{log}", "--cold"], "--until-train"),
         (["{log}", "--until-train", "2030-01-01", "--trunk", "x"], "not both"),
         (["{log}", "--cadence", "often"], "--cadence"),
         (["{log}", "--json", "/nonexistent/x.json"], "folder does not exist"),
