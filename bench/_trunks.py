@@ -22,11 +22,13 @@ from models.train import TrainError, train_from_samples
 from surgeline.training_pass import collect
 
 SEED = 0
-#: What entries of the default features are left with where nothing may count seconds since something.
+#: What entries of these families are left with where nothing may count seconds since something.
 WITHOUT_TIME: dict[str, dict[str, Any]] = {
     "recency": {"as": ["steps", "faded"]},
     "session": {"as": ["step", "sessions", "steps"]},
 }
+#: A key column that is made of seconds.
+AGE = "touch_age"
 
 
 def samples_before(events: pl.DataFrame, until: int, scenario: Scenario) -> Samples:
@@ -57,12 +59,20 @@ def of_ids(samples: Samples) -> Samples:
 
 
 def without_time(scenario: Scenario) -> Scenario:
-    """``scenario`` with the default features less those that count seconds since something."""
+    """``scenario`` less those of its features that count seconds since something."""
     features = {
-        name: [{**entry, **WITHOUT_TIME.get(name, {})} for entry in entries]
-        for name, entries in DEFAULT.items()
+        # What is no list of entries is a setting of all families.
+        name: [{**entry, **WITHOUT_TIME.get(name, {})} for entry in given if not _counts_seconds(entry)]
+        if isinstance(given, list)
+        else given
+        for name, given in (scenario.features or DEFAULT).items()
     }
     return msgspec.structs.replace(scenario, features=features)
+
+
+def _counts_seconds(entry: dict[str, Any]) -> bool:
+    """Whether the whole entry stands on the age of a touch."""
+    return AGE in entry.get("keys", ()) or AGE in entry.get("of", "")
 
 
 def frozen_predictions(trunk: Trunk, shown: pl.DataFrame) -> FloatArray:

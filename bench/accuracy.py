@@ -1,5 +1,6 @@
 """Clicks of trivago's second day foretold: the engine beside frozen models, River and Vowpal Wabbit.
 
+The engine has the features of the ready scenario for ranked lists, ``scenarios/ranked_lists.toml``.
 What is fitted offline sees the first day only. Every list of the second day is predicted before it is
 learned, by the engine as by the online peers, which learn from the first row of the log on.
 """
@@ -28,6 +29,7 @@ from bench._rows import (
     touches_of,
 )
 from contracts.scenario import Scenario
+from features.load import load_declared
 from models.deep.samples import Samples
 from replay.errors import LogError
 from replay.log import RecordedLog
@@ -35,6 +37,8 @@ from replay.open_log import open_log
 from surgeline.times import parse_time, stamp
 
 LOG = "trivago"
+#: What the engine runs with: the ready scenario for logs of this kind.
+SCENARIO = Path(__file__).parents[1] / "scenarios" / "ranked_lists.toml"
 SEGMENT = "day2"
 #: Where the second day begins, and what ``--quick`` leaves of both days, ms UTC.
 CUT = parse_time("2018-11-08")
@@ -93,7 +97,7 @@ class _Measured:
 
     def __init__(self, log: RecordedLog, events: pl.DataFrame, shown: pl.DataFrame, cut: int) -> None:
         self._log, self._events, self._shown, self._cut = log, events, shown, cut
-        self._scenario = Scenario()
+        self._scenario = load_declared(SCENARIO)
         self._variants: dict[str, dict[str, FloatArray]] = {}
         self._features: list[str] = []
 
@@ -178,6 +182,7 @@ class _Measured:
         rows = self._shown.slice(self._cut)
         return {
             "log": self._log.name,
+            "scenario": SCENARIO.stem,
             "from": stamp(CUT),
             "impressions": rows.height,
             "lists": rows["request_id"].n_unique(),
@@ -234,8 +239,8 @@ def table(result: Result) -> str:
         f"   {'position alone':<31}{result['position_alone']['auc']:>8.4f}{'':>10}"
         f"{result['position_alone']['mrr']:>8.4f}",
         "",
-        f"Fitted on {result['fitted_on']:,} impressions of before; {result['features']} real-time features. "
-        "Intervals: 95 %, users",
+        f"Fitted on {result['fitted_on']:,} impressions of before; {result['features']} real-time features "
+        f"(scenarios/{result['scenario']}.toml). Intervals: 95 %, users",
         "drawn with all their lists, both sides on the same draws. Online peers learn from the log's first",
         "row on, a list at once after it; the engine learns it when its label closes. A list's time is its",
         "click's, so that what counts seconds knows a little of the click's own dwell.",

@@ -1,13 +1,15 @@
 """Latency of score requests with 1,000 candidates over HTTP and JSON, beside the usual way to write it.
 
-Both sides are servers in processes of their own, which know the same rows and get the same requests at the
-same steady rate, one side after the other in every round:
+All sides are servers in processes of their own, which get the same requests at a steady rate, one side after
+the other in every round:
 
 * ``engine``: the scorer behind ``surgeline serve`` with the default features, every row read from bytes.
+* ``first_edition``: the scorer of this repository's first edition, by its own code out of the history, with
+  its 30 features of four keys; left out where there is no history.
 * ``peer``: an aiohttp handler with rows in dictionaries and features by NumPy (``bench._serving_peer``); it
-  computes a part of the features only, which favours it.
+  computes a part of the features only and is asked less often, which favours it.
 
-Neither has a trunk: its time is the same for both. A latency counts from the moment at which a request was
+None has a trunk: what is asked is what features cost. A latency counts from the moment at which a request was
 due, so that waiting for the one before it is in it. CPU is that of the server's process.
 """
 
@@ -15,8 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -26,10 +30,10 @@ import aiohttp
 import numpy as np
 import psutil
 
-from bench import _machine
+from bench import _machine, _serving_first
 from bench._registry import BenchError, Options, Result
 from bench._serving_rows import CANDIDATES, Size, requests
-from clients.launch import Child
+from clients.launch import Child, finish
 from surgeline.local.broker import free_port
 
 HOST = "127.0.0.1"
@@ -40,17 +44,26 @@ START_S = 180.0
 
 
 class Load(NamedTuple):
-    """``rate`` requests a second, ``requests`` of them a round."""
+    """``requests`` a round and side."""
 
     size: Size
-    rate: float
     requests: int
     rounds: int
 
 
-FULL = Load(Size(items=20_000, users=2_000, lists=3_000), rate=40.0, requests=1_000, rounds=3)
-QUICK = Load(Size(items=5_000, users=500, lists=500), rate=40.0, requests=300, rounds=2)
-SIDES = ("engine", "peer")
+FULL = Load(Size(items=20_000, users=2_000, lists=3_000), requests=1_000, rounds=5)
+QUICK = Load(Size(items=5_000, users=500, lists=500), requests=300, rounds=2)
+#: Requests a second. The peer cannot answer as many as the others.
+RATES = {"engine": 120.0, "first_edition": 120.0, "peer": 40.0}
+SIDES = {
+    "engine": "engine, default features",
+    "first_edition": "first edition, 30 features",
+    "peer": "peer: dictionaries and NumPy",
+}
+#: The first edition's last commit, and what its scorer needs of it.
+FIRST_EDITION = "376bc88c"
+ROOMS_OF_FIRST = ("serving", "state", "models", "stream")
+ROOT = Path(__file__).parents[1]
 
 
 def measure(options: Options) -> Result:
@@ -62,23 +75,51 @@ def measure(options: Options) -> Result:
         children: dict[str, tuple[Child, int]] = {}
         try:
             for side in SIDES:
-                port = free_port()
-                argv = [sys.executable, "-m", "bench._serving_sides", side, str(port), *map(str, load.size)]
-                children[side] = Child(argv, Path(name) / f"{side}.log"), port
+                port, log = free_port(), Path(name) / f"{side}.log"
+                if side != "first_edition":
+                    argv = [sys.executable, "-m", "bench._serving_sides", side, str(port)]
+                    children[side] = Child([*argv, *map(str, load.size)], log), port
+                elif (folder := _first_edition(Path(name))) is not None:
+                    children[side] = _first_server(folder, log, port, load.size), port
             rounds = asyncio.run(_rounds(children, bodies, load, options.repeats or load.rounds))
         finally:
             for child, _ in children.values():
                 child.stop()
-    result: Result = {side: _median([one[side] for one in rounds]) for side in SIDES}
-    for key in ("p50_ms", "p99_ms", "cpu_ms"):
-        result[f"peer_to_engine_{key}"] = result["peer"][key] / result["engine"][key]
+    result: Result = {side: _median([one[side] for one in rounds]) for side in children}
+    for other in set(children) - {"engine"}:
+        for key in ("p50_ms", "p99_ms", "cpu_ms"):
+            # Of pairs in one round: what else the machine does meets both sides alike.
+            ratios = [one[other][key] / one["engine"][key] for one in rounds]
+            result[f"{other}_to_engine_{key}"] = statistics.median(ratios)
     return result | {
         "candidates": CANDIDATES,
-        "rate": load.rate,
+        "rates": RATES,
         "rounds": rounds,
         "quick": options.quick,
         "machine": facts,
     }
+
+
+def _first_edition(folder: Path) -> Path | None:
+    """The first edition's code in a folder, or None where the repository does not have it."""
+    packed = folder / "first.tar"
+    argv = ["git", "-C", str(ROOT), "archive", "-o", str(packed), FIRST_EDITION, *ROOMS_OF_FIRST]
+    try:
+        done = finish(argv)
+    except OSError:
+        return None
+    if done.returncode:
+        return None
+    with tarfile.open(packed) as tar:
+        tar.extractall(folder / "first", filter="data")
+    return folder / "first"
+
+
+def _first_server(folder: Path, log: Path, port: int, size: Size) -> Child:
+    # -P: the folder of the script, which is ours, is not searched for modules.
+    argv = [sys.executable, "-P", _serving_first.__file__, *map(str, (port, size.items, size.users))]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return Child(argv, log, {**os.environ, "PYTHONPATH": path})
 
 
 def _median(rounds: list[Result]) -> Result:
@@ -96,9 +137,9 @@ async def _rounds(
             # Rounds, not blocks: what else the machine does meets both sides alike.
             one = {}
             for side, (child, port) in children.items():
-                await _send(session, port, bodies, load.rate, WARM_UP)
+                await _send(session, port, bodies, RATES[side], WARM_UP)
                 before = _cpu_s(child)
-                latencies = await _send(session, port, bodies, load.rate, load.requests)
+                latencies = await _send(session, port, bodies, RATES[side], load.requests)
                 p50, p99 = np.percentile(latencies, [50, 99]) * 1000.0
                 one[side] = {
                     "p50_ms": float(p50),
@@ -156,31 +197,41 @@ def _cpu_s(child: Child) -> float:
 
 
 def broken(result: Result) -> list[str]:
-    """The engine must be faster than the usual way, by the clock and in CPU."""
+    """The engine must be faster than the usual way and not slower than the first edition, by the clock and
+    in CPU."""
     words = {"p50_ms": "the median request", "cpu_ms": "CPU a request"}
     return [
-        f"{what}: {result['engine'][key]:.1f} ms, the peer {result['peer'][key]:.1f} ms"
+        f"{what}: {result['engine'][key]:.1f} ms, {SIDES[other]} {result[other][key]:.1f} ms"
+        for other in SIDES
         for key, what in words.items()
-        if result["engine"][key] >= result["peer"][key]
+        if f"{other}_to_engine_{key}" in result and result[f"{other}_to_engine_{key}"] < 1.0
     ]
 
 
 def table(result: Result) -> str:
-    """Figures, peer and limits in words."""
+    """Figures, peers and limits in words."""
     machine, holds = result["machine"], "BROKEN" if broken(result) else "holds"
+    sides = [side for side in SIDES if side in result]
     lines = [
-        f"Score requests of {result['candidates']:,} candidates over HTTP and JSON, {result['rate']:g} a "
-        f"second, median of {len(result['rounds'])} rounds",
+        f"Score requests of {result['candidates']:,} candidates over HTTP and JSON, "
+        f"median of {len(result['rounds'])} rounds",
         "",
-        f"{'':<40}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}",
+        f"{'':<32}{'a second':>10}{'p50 ms':>10}{'p99 ms':>10}{'CPU ms':>10}",
     ]
-    for side, words in (("engine", "engine, default features"), ("peer", "peer: dictionaries and NumPy")):
+    for side in sides:
         one = result[side]
-        lines.append(f"{words:<40}{one['p50_ms']:>10.1f}{one['p99_ms']:>10.1f}{one['cpu_ms']:>10.2f}")
+        lines.append(
+            f"{SIDES[side]:<32}{result['rates'][side]:>10g}{one['p50_ms']:>10.1f}{one['p99_ms']:>10.1f}"
+            f"{one['cpu_ms']:>10.2f}"
+        )
+    lines.append("")
+    for other in sides[1:]:
+        ratios = (f"{key} {result[f'{other}_to_engine_{key}_ms']:.2f}" for key in ("p50", "p99", "cpu"))
+        lines.append(f"{other} / engine, rounds as pairs: {', '.join(ratios)}")
+    if "first_edition" not in result:
+        lines.append("The first edition is not measured: this is no checkout with its history.")
     lines += [
-        "",
-        f"peer / engine: p50 {result['peer_to_engine_p50_ms']:.1f}, p99 "
-        f"{result['peer_to_engine_p99_ms']:.1f}, CPU {result['peer_to_engine_cpu_ms']:.1f}; limit 1: {holds}",
+        f"Limit of p50 and CPU: 1, which {holds}.",
         "",
         "From the moment a request was due to the last byte of its answer, without a trunk; CPU of the",
         "server's process a request. The peer computes a part of the features.",

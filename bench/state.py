@@ -17,7 +17,7 @@ from clients.launch import finish
 
 #: A row's CPU to disk, beside a bare batch of sorted keys.
 LIMIT_TO_BARE = 2.0
-#: In memory beside the row's own numbers: key, index, what is known of it; arrays double when they are full.
+#: In memory beside the row's own numbers while arrays are full: key, index, what is known of it.
 LIMIT_BYTES_BESIDE = 100.0
 #: Keys on disk only.
 LIMIT_FILTER_BYTES = 8.0
@@ -98,7 +98,8 @@ def table(result: Result) -> str:
             f"{write['bare_sorted_us_per_row']:.2f} us sorted",
             f"ours / sorted             {result['ratio_to_bare_sorted']:>8.2f}, limit {LIMIT_TO_BARE:g}",
             f"in memory, a row          {keys['bytes_per_row']:>8.1f} bytes, "
-            f"{result['bytes_beside_numbers']:.1f} of them beside its numbers, limit {LIMIT_BYTES_BESIDE:g}",
+            f"{result['bytes_beside_numbers']:.1f} of them beside its numbers, limit {LIMIT_BYTES_BESIDE:g};",
+            f"   at most {keys['most_bytes_per_row']:.0f} with the room for rows to come",
             f"on disk only, a key       {keys['filter_bytes_per_key']:>8.1f} bytes of memory, "
             f"limit {LIMIT_FILTER_BYTES:g}; {keys['disk_bytes_per_row']:.0f} bytes on disk",
             f"{keys['rows']:,} keys, {keys['rows_in_memory']:,} rows in memory at the end: at most "

@@ -15,7 +15,7 @@ from models.deep.manifest import Reads
 from models.deep.samples import Float32Array, Samples, scaling, varying_numbers
 
 UNITS = 32
-MAX_ROUNDS = 1500
+MAX_ROUNDS = 2000
 #: Rounds without progress on the newest part until training stops.
 PATIENCE = 50
 #: Rows that a leaf must have: this share of the log, within limits.
@@ -27,7 +27,7 @@ MANY = 50_000
 LEAST_BAGGED = 100
 PARAMETERS: dict[str, Any] = {
     "objective": "binary",
-    "learning_rate": 0.03,
+    "learning_rate": 0.02,
     "num_leaves": 31,
     "feature_fraction": 0.3,
     "lambda_l2": 10.0,

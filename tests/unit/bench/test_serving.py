@@ -6,6 +6,7 @@ equal columns, and limits by the clock and by CPU.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -57,18 +58,37 @@ def test_both_sides_compute_the_same(scorer: Scorer) -> None:
 
 def result(**changes: float) -> dict[str, Any]:
     one = {"p50_ms": 5.0, "p99_ms": 9.0, "cpu_ms": 4.0}
-    found: dict[str, Any] = {"engine": one | changes, "peer": {"p50_ms": 9.0, "p99_ms": 20.0, "cpu_ms": 8.0}}
-    found |= {f"peer_to_engine_{key}": found["peer"][key] / found["engine"][key] for key in one}
+    found: dict[str, Any] = {
+        "engine": one | changes,
+        "first_edition": {"p50_ms": 6.0, "p99_ms": 9.5, "cpu_ms": 5.0},
+        "peer": {"p50_ms": 9.0, "p99_ms": 20.0, "cpu_ms": 8.0},
+    }
+    for other in ("first_edition", "peer"):
+        found |= {f"{other}_to_engine_{key}": found[other][key] / found["engine"][key] for key in one}
     machine = dict.fromkeys(("cores", "cpu", "memory_gb", "system", "python", "load"), 1)
-    return found | {"candidates": 1000, "rate": 40.0, "rounds": [1], "machine": machine}
+    return found | {"candidates": 1000, "rates": serving.RATES, "rounds": [1], "machine": machine}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
-    [({}, []), ({"p50_ms": 9.5}, ["the median"]), ({"cpu_ms": 8.0}, ["CPU"]), ({"p99_ms": 99.0}, [])],
+    [
+        ({}, []),
+        ({"p50_ms": 6.5}, ["the median"]),
+        ({"p50_ms": 9.5}, ["the median", "the median"]),
+        ({"cpu_ms": 8.5}, ["CPU", "CPU"]),
+        ({"p99_ms": 99.0}, []),
+    ],
 )
 def test_a_limit_that_does_not_hold_is_said(changes: dict[str, float], says: list[str]) -> None:
-    """By the clock and in CPU; the table says the same."""
+    """By the clock and in CPU, beside the first edition and the peer; the table says the same."""
     broken = serving.broken(result(**changes))
     assert len(broken) == len(says) and all(a in b for a, b in zip(says, broken, strict=True))
     assert ("BROKEN" in serving.table(result(**changes))) == bool(says)
+
+
+def test_without_the_history_the_first_edition_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the table says so."""
+    found = {key: value for key, value in result().items() if not key.startswith("first_edition")}
+    assert not serving.broken(found) and "not measured" in serving.table(found)
+    monkeypatch.setattr(serving, "FIRST_EDITION", "no-such-commit")
+    assert serving._first_edition(Path("/nowhere")) is None

@@ -25,6 +25,7 @@ def result(**changed: Any) -> dict[str, Any]:
             "rows": 100,
             "rows_in_memory": 10,
             "bytes_per_row": 200.0,
+            "most_bytes_per_row": 380.0,
             "filter_bytes_per_key": 3.0,
             "peak_bytes": 1e6,
             "us_per_row": 6.0,
@@ -76,6 +77,7 @@ def test_every_side_runs_and_counts_what_it_is_named_for() -> None:
     write, keys, night = (state._side(side, 50_000) for side in ("write", "keys", "night"))
     assert write["bytes"] == 17 + 8 * write["numbers"] + 12
     assert keys["rows_in_memory"] == 50_000 and keys["bytes_per_row"] > 8 * write["numbers"]
+    assert keys["bytes_per_row"] < keys["most_bytes_per_row"] < 2.5 * keys["bytes_per_row"]
     assert night["forgotten"] == night["rows"] > 49_000
     assert night["rows_on_disk"] == night["topic_rows"] == 10
     assert set(_state_sides.SIDES) == set(state.FULL) == set(state.QUICK)
