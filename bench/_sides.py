@@ -28,6 +28,8 @@ STEADY = (0.2, 0.9)
 COUNTED = (IMPRESSION, *ACTIONS, BEHAVIOUR)
 #: A page of metrics costs the worker some CPU, which is counted as its own.
 ENGINE_POLL_S, AGENT_POLL_S = 1.0, 0.25
+#: So near to the first message the measurement begins: what starts a worker is not part of it.
+START_POLL_S = 0.25
 
 
 def engine(run: Run, played: PlayReport, number: int) -> Result:
@@ -45,12 +47,12 @@ def engine(run: Run, played: PlayReport, number: int) -> Result:
             return None if page is None else engine_counts(prometheus(page))
 
         before = None
+        for sample in watch(child, counts, START_POLL_S):
+            if sample.counts["received"]:
+                samples += [before or sample, sample]
+                break
+            before = sample
         for sample in watch(child, counts, ENGINE_POLL_S):
-            if not sample.counts["received"]:
-                before = sample
-                continue
-            if not samples:
-                samples.append(before or sample)
             samples.append(sample)
             if sample.counts["samples"] >= played.impressions and tick_is_over(sample.counts):
                 break

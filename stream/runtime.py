@@ -42,6 +42,7 @@ from stream.pulse import Pulse
 from stream.resume import Place
 from stream.timeline import Source
 from stream.transport import PartitionBatch
+from stream.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -136,6 +137,7 @@ class Runtime:
             lambda: Store(self.state_folder, synced=True), StateLockedError, str(self.state_folder)
         )
         self._engine = Engine(self.scenario, store, trunk, self.worker_id)
+        warm_up(self.scenario, trunk)
         # Before anything is read: the first figures that anybody sees are those that were restored.
         self.metrics.follow(self._engine)
         return self._engine
