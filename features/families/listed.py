@@ -88,23 +88,30 @@ def _compute(order, starts, values, short, out):  # type: ignore[no-untyped-def]
                 total += x
                 least = min(least, x)
         # Of a long list in order, whose unknown ones sort to the end; of a short one by looking at each.
-        ordered = np.sort(values[order[begin:end]])[:known] if end - begin > short else values[:0]
+        if end - begin > short:
+            by = np.argsort(values[order[begin:end]])
+            first = 0
+            while first < known:
+                x = values[order[begin + by[first]]]
+                last = first + 1
+                while last < known and values[order[begin + by[last]]] == x:
+                    last += 1
+                for i in range(first, last):
+                    out[0, order[begin + by[i]]] = (first + 0.5 * (last - first)) / known
+                first = last
         for i in range(begin, end):
             a = order[i]
             out[5, a] = 1.0 + end - begin
             x = values[a]
             if x != x:
                 continue
-            smaller, equal = 0, 0
-            if end - begin > short:
-                smaller = np.searchsorted(ordered, x, side="left")
-                equal = np.searchsorted(ordered, x, side="right") - smaller
-            else:
+            if end - begin <= short:
+                smaller, equal = 0, 0
                 for j in range(begin, end):
                     y = values[order[j]]
                     smaller += y < x
                     equal += y == x
-            out[0, a] = (smaller + 0.5 * equal) / known
+                out[0, a] = (smaller + 0.5 * equal) / known
             out[1, a] = (1.0 + x) / (1.0 + total / known)
             out[2, a] = (1.0 + x) / (1.0 + least)
             if i > begin:
