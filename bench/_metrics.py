@@ -109,3 +109,13 @@ def better(difference: Result) -> list[str]:
         "mrr": difference["mrr"]["low"] > 0.0,
     }
     return [name for name, holds in held.items() if not holds]
+
+
+def worse(difference: Result) -> list[str]:
+    """Metrics of ``paired`` in which the first side is worse beyond the interval."""
+    other = {
+        name: {"low": -one["high"], "high": -one["low"]}
+        for name, one in difference.items()
+        if name in METRICS
+    }
+    return [name for name in other if name not in better(other)]

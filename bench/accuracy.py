@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,10 @@ LIMITS = {
     "engine": {"auc": 0.897, "logloss": 0.1118, "mrr": 0.622},
     "engine_trees": {"auc": 0.900, "logloss": 0.1108, "mrr": 0.625},
 }
-#: The engine must be better than these beyond the paired interval; against the others it is only told.
-TO_BEAT = ("frozen", "river", "vw")
+#: The engine must be better than these in every metric, beyond the paired interval; than the frozen head of its
+#: own trunk in log loss, which learning lowers, and worse in none. Against the others it is only told.
+TO_BEAT = ("river", "vw")
+FROZEN = "frozen"
 SIDES = {
     "engine": "engine, trunk a network",
     "engine_trees": "engine, trunk of trees",
@@ -207,12 +210,23 @@ def broken(result: Result) -> list[str]:
                 most = "at most" if name == "logloss" else "at least"
                 found.append(f"{side}: {name} {value:.4f}; {most} {limit:g} is asked")
     for peer in TO_BEAT:
-        for name in _metrics.better(result["differences"][peer]):
-            one = result["differences"][peer][name]
-            found.append(
-                f"engine against {peer}: {name} {one['difference']:+.4f} [{one['low']:+.4f}, "
-                f"{one['high']:+.4f}]; better beyond the interval is asked"
-            )
+        found += _against(peer, result["differences"][peer], _metrics.better, "better")
+    # The head starts at the frozen one, and a day of a quiet site changes little of the order within lists.
+    frozen = result["differences"][FROZEN]
+    found += [one for one in _against(FROZEN, frozen, _metrics.better, "better") if " logloss " in one]
+    found += _against(FROZEN, frozen, _metrics.worse, "not worse")
+    return found
+
+
+def _against(peer: str, differences: Result, short: Callable[[Result], list[str]], asked: str) -> list[str]:
+    """In words, the metrics in which the engine falls ``short`` of what is asked against a peer."""
+    found = []
+    for name in short(differences):
+        one = differences[name]
+        found.append(
+            f"engine against {peer}: {name} {one['difference']:+.4f} [{one['low']:+.4f}, "
+            f"{one['high']:+.4f}]; {asked} beyond the interval is asked"
+        )
     return found
 
 

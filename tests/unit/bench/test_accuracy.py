@@ -130,7 +130,7 @@ def reached(**other: float) -> dict:
     }
     return {
         "segments": {"day2": figures},
-        "differences": {peer: dict(sure) for peer in accuracy.TO_BEAT},
+        "differences": {peer: dict(sure) for peer in (*accuracy.TO_BEAT, accuracy.FROZEN)},
     }
 
 
@@ -144,6 +144,25 @@ def test_limits_hold_where_every_figure_reaches_its_own() -> None:
 def test_a_figure_that_falls_short_is_named(name: str, value: float) -> None:
     (reason,) = accuracy.broken(reached(**{name: value}))
     assert reason.startswith(f"engine: {name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "says"),
+    [
+        ("logloss", -0.02, 0.01, "better"),
+        ("auc", -0.01, 0.02, None),
+        ("auc", -0.02, -0.01, "not worse"),
+        ("mrr", -0.02, -0.01, "not worse"),
+    ],
+)
+def test_the_frozen_head_is_to_be_beaten_in_log_loss_and_matched_in_the_others(
+    name: str, low: float, high: float, says: str | None
+) -> None:
+    result = reached()
+    result["differences"]["frozen"][name] = {"difference": (low + high) / 2, "low": low, "high": high}
+    found = accuracy.broken(result)
+    assert len(found) == (says is not None)
+    assert not found or (found[0].startswith(f"engine against frozen: {name}") and says in found[0])
 
 
 def test_a_difference_whose_interval_has_zero_is_named() -> None:
