@@ -49,8 +49,8 @@ LIMITS = {
     "engine": {"auc": 0.897, "logloss": 0.1118, "mrr": 0.622},
     "engine_trees": {"auc": 0.900, "logloss": 0.1108, "mrr": 0.625},
 }
-#: The engine must be better than these in every metric, beyond the paired interval; than the frozen head of its
-#: own trunk in log loss, which learning lowers, and worse in none. Against the others it is only told.
+#: The engine must be better than these in every metric, beyond the paired interval; than the frozen head of
+#: its own trunk in log loss, which learning lowers, and worse in none. Against the others it is only told.
 TO_BEAT = ("river", "vw")
 FROZEN = "frozen"
 SIDES = {
