@@ -25,6 +25,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP, ConsumerMessage, Message
 
 from stream.commit_note import decode_note
+from stream.plain_records import hand_out_plain_records
 from stream.resume import Place
 
 #: How long to wait for room when every partition's buffer is full (Faust's own wait is a second).
@@ -360,6 +361,10 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
             consumer.commit = commit_with_notes
         return consumer
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        hand_out_plain_records(consumer._fetcher, self.consumer.is_batched)
+        return await super()._fetch_records(consumer, *args, **kwargs)
 
     async def committed(self, tps: list[TP]) -> dict[TP, tuple[int | None, str]]:
         """The group's offset of each partition, None where there is none, and the text beside it."""
