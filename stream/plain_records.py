@@ -1,8 +1,8 @@
 """Records of batched topics as aiokafka has decoded them, without a second object for each.
 
 A fetcher makes a ``ConsumerRecord`` of eleven fields of every record, which costs about as much as decoding
-it did. Who reads a partition batch asks for offset, key, value and timestamp alone, and the decoded record has
-them.
+it did. Who reads a partition batch asks for offset, key, value and timestamp alone, and the decoded record
+has them.
 """
 
 from __future__ import annotations

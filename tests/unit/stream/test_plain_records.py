@@ -1,5 +1,5 @@
-"""Fails when a record that is handed out without a ``ConsumerRecord`` lacks what a batch's reader asks for, and
-when those of other topics, which have other readers, come without one.
+"""Fails when a record that is handed out without a ``ConsumerRecord`` lacks what a batch's reader asks for,
+and when those of other topics, which have other readers, come without one.
 """
 
 from __future__ import annotations
