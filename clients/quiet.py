@@ -50,6 +50,8 @@ _CONSEQUENCES = {
     "aiokafka.consumer.group_coordinator": (
         "Heartbeat session expired",
         "Marking the coordinator dead",
+        # By a coordinator that ends in order, a line a partition.
+        "OffsetCommit failed for group %s due to a",
     ),
     "mode.timers": ("Timer %s is overlapping",),
     # Faust's flight recorder, by the name of our consumer's module: a commit that waits for five minutes.

@@ -47,6 +47,11 @@ LINES: list[tuple[str, str, tuple[Any, ...]]] = [
     ("aiokafka.consumer.group_coordinator", "Group Coordinator Request failed: %s", (NOT_READY,)),
     ("aiokafka.consumer.group_coordinator", "Heartbeat session expired - marking coordinator dead", ()),
     ("aiokafka.consumer.group_coordinator", "Marking the coordinator dead (node %s)for group %s.", (1, "g")),
+    (
+        "aiokafka.consumer.group_coordinator",
+        "OffsetCommit failed for group %s due to a coordinator error (%s), will find new coordinator and retry",
+        ("g", "NotCoordinatorForGroupError"),
+    ),
     ("mode.timers", "Timer %s is overlapping (interval=%r runtime=%r)", ("tick", 1.0, 40.2)),
     (
         "faust.transport.drivers.aiokafka",
