@@ -74,6 +74,8 @@ def test_a_file_leaves_once_a_checkpoint_without_it_is_committed(
     assert files(store) == []
 
 
+# With the least write buffer the log holds hardly more than the last checkpoint.
+@pytest.mark.ordinary_sizes
 def test_where_the_log_is_torn_the_earlier_checkpoint_has_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
