@@ -103,19 +103,15 @@ def paired(one: Scored, other: Scored, users: int, seed: int = 0) -> Result:
 
 def better(difference: Result) -> list[str]:
     """Metrics of ``paired`` in which the first side is not better beyond the interval."""
-    held = {
-        "auc": difference["auc"]["low"] > 0.0,
-        "logloss": difference["logloss"]["high"] < 0.0,
-        "mrr": difference["mrr"]["low"] > 0.0,
-    }
-    return [name for name, holds in held.items() if not holds]
+    return [name for name in METRICS if not _is_better(name, difference[name], 1.0)]
 
 
 def worse(difference: Result) -> list[str]:
     """Metrics of ``paired`` in which the first side is worse beyond the interval."""
-    other = {
-        name: {"low": -one["high"], "high": -one["low"]}
-        for name, one in difference.items()
-        if name in METRICS
-    }
-    return [name for name in other if name not in better(other)]
+    return [name for name in METRICS if _is_better(name, difference[name], -1.0)]
+
+
+def _is_better(name: str, one: Result, side: float) -> bool:
+    """Whether the first side (``side`` 1), or the second (-1), is better beyond the interval."""
+    side = -side if name == "logloss" else side
+    return bool(side * one["low"] > 0.0 and side * one["high"] > 0.0)

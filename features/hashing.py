@@ -15,7 +15,7 @@ from features.compiled import kernel
 
 Keys = npt.NDArray[np.uint64]
 
-FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+_OFFSET, _PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 _MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _S30, _S27, _S31, _ZERO, _ONE = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(0), np.uint64(1)
@@ -78,8 +78,8 @@ def numbered(keys: Keys) -> npt.NDArray[np.int32]:
 
 
 @kernel
-def mixed(x):  # type: ignore[no-untyped-def]
-    """The end of every hash (splitmix64's), never 0; also for other kernels that hash as they read."""
+def _mixed(x):  # type: ignore[no-untyped-def]
+    """The end of every hash: splitmix64's, never 0."""
     x = (x ^ (x >> _S30)) * _MIX_1
     x = (x ^ (x >> _S27)) * _MIX_2
     x = x ^ (x >> _S31)
@@ -87,9 +87,20 @@ def mixed(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
+def hash_bytes(data, begin, end):  # type: ignore[no-untyped-def]
+    """The number of the text ``data[begin:end]``, for kernels that hash as they read."""
+    if end == begin:
+        return _ZERO
+    x = _OFFSET
+    for k in range(begin, end):
+        x = (x ^ np.uint64(data[k])) * _PRIME
+    return _mixed(x)
+
+
+@kernel
 def _hash_numbers(numbers, out):  # type: ignore[no-untyped-def]
     for i in range(len(numbers)):
-        out[i] = mixed(np.uint64(numbers[i]) + _GOLDEN)
+        out[i] = _mixed(np.uint64(numbers[i]) + _GOLDEN)
 
 
 @kernel
@@ -98,35 +109,28 @@ def _cross(left, right, out):  # type: ignore[no-untyped-def]
         if left[i] == _ZERO or right[i] == _ZERO:
             out[i] = _ZERO
         else:
-            out[i] = mixed((left[i] * FNV_PRIME) ^ right[i])
+            out[i] = _mixed((left[i] * _PRIME) ^ right[i])
 
 
 @kernel
 def _hash(data, ends, out):  # type: ignore[no-untyped-def]
     begin = 0
     for i in range(len(ends)):
-        end = ends[i]
-        if end == begin:
-            out[i] = _ZERO
-            continue
-        x = FNV_OFFSET
-        for k in range(begin, end):
-            x = (x ^ np.uint64(data[k])) * FNV_PRIME
-        out[i] = mixed(x)
-        begin = end
+        out[i] = hash_bytes(data, begin, ends[i])
+        begin = ends[i]
 
 
 @kernel
 def _hash_split(data, out):  # type: ignore[no-untyped-def]
     # Texts end at zeros.
-    i, begin, x = 0, 0, FNV_OFFSET
+    i, begin, x = 0, 0, _OFFSET
     for k in range(len(data)):
         if data[k] != 0:
-            x = (x ^ np.uint64(data[k])) * FNV_PRIME
+            x = (x ^ np.uint64(data[k])) * _PRIME
             continue
-        out[i] = mixed(x) if k > begin else _ZERO
-        i, begin, x = i + 1, k + 1, FNV_OFFSET
-    out[i] = mixed(x) if len(data) > begin else _ZERO
+        out[i] = _mixed(x) if k > begin else _ZERO
+        i, begin, x = i + 1, k + 1, _OFFSET
+    out[i] = _mixed(x) if len(data) > begin else _ZERO
 
 
 @kernel

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -60,6 +61,18 @@ class Block(Protocol):
         ...
 
     def __hash__(self) -> int: ...
+
+
+class RowBlock(msgspec.Struct, frozen=True, cache_hash=True):
+    """What most blocks are: values that need no other block and no further rows."""
+
+    def needs(self) -> tuple[Block, ...]:
+        """See ``Block``, as for the following."""
+        return ()
+
+    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
+        """None."""
+        return ()
 
 
 class Lists(NamedTuple):

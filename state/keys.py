@@ -32,6 +32,11 @@ JOIN_SHOWN, JOIN_PAYLOAD, JOIN_MASKS, JOIN_WAITING = (
 )
 
 
+def row_number(row: int) -> bytes:
+    """A row's number as part of a key. Big-endian: key order is the order of the rows."""
+    return row.to_bytes(8, "big")
+
+
 def mark_format(batch: Batch) -> None:
     """Say in ``batch`` which format this state has."""
     batch.put(META_FORMAT, b"%d" % FORMAT_VERSION)

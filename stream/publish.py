@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from itertools import islice, pairwise
 
 import msgspec
 import numpy as np
@@ -23,6 +23,7 @@ from clients.topics import MAX_RECORD_BYTES
 from contracts.events import DeadLetter
 from contracts.scenario import Topics
 from contracts.weights import Weights, encode_weights, weights_key
+from features.hashing import Keys
 from features.topic import OF_PARTITION, OF_WORKER, row_names, row_prefix
 from state.feature_table import Changed
 from state.row_keys import SHARED, Partitions
@@ -171,24 +172,18 @@ def named_rows(changed: Sequence[Changed], worker: str) -> dict[bytes, bytes]:
     """Changed and forgotten rows of tables as the features topic has them; a forgotten one is empty."""
     named: dict[bytes, bytes] = {}
     for part in changed:
-        begin = 0
-        for partition, end in _runs(part.partitions):
-            names = row_names(_prefix(partition, worker, part.table), part.keys[begin:end])
-            named.update(zip(names, part.packed[begin:end], strict=True))
-            begin = end
-        begin = 0
-        for partition, end in _runs(part.gone_partitions):
-            gone = row_names(_prefix(partition, worker, part.table), part.gone[begin:end])
-            named.update(dict.fromkeys(gone, b""))
-            begin = end
+        named.update(zip(_names(part.table, worker, part.keys, part.partitions), part.packed, strict=True))
+        named.update(dict.fromkeys(_names(part.table, worker, part.gone, part.gone_partitions), b""))
     return named
 
 
-def _runs(partitions: Partitions) -> Iterator[tuple[int, int]]:
-    """Partitions that stand one or more times in a row, and where each of these runs ends."""
-    ends = np.append(np.flatnonzero(np.diff(partitions)) + 1, len(partitions))
-    if len(partitions):
-        yield from zip(partitions[ends - 1].tolist(), ends.tolist(), strict=True)
+def _names(table: str, worker: str, keys: Keys, partitions: Partitions) -> list[bytes]:
+    """The names of rows of one table, in their order; rows of one partition stand together."""
+    names: list[bytes] = []
+    ends = [*(np.flatnonzero(np.diff(partitions)) + 1).tolist(), len(partitions)] if len(partitions) else []
+    for begin, end in pairwise([0, *ends]):
+        names += row_names(_prefix(int(partitions[begin]), worker, table), keys[begin:end])
+    return names
 
 
 def _prefix(partition: int, worker: str, table: str) -> bytes:

@@ -10,14 +10,12 @@ examination from the top down as in the cascade model, Craswell and others (WSDM
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import IMPRESSION, FloatArray
 from features.families.count_rows import RESCALE
-from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads
+from features.passes import Pass, RowBlock, empty_reads
 from features.powers import power_of_two
 from features.rows import Slots, Values
 from features.scope import Scope
@@ -32,7 +30,7 @@ HEAD = 2
 READS = ("clicks", "all_clicks", "near_clicks", "near_shown")
 
 
-class ClickedPlaces(msgspec.Struct, frozen=True, cache_hash=True):
+class ClickedPlaces(RowBlock, frozen=True, cache_hash=True):
     """One row: clicks of these kinds and impressions by place, decayed; times as in ``count_rows``."""
 
     clicks: tuple[int, ...]
@@ -48,17 +46,9 @@ class ClickedPlaces(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return len(READS)
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Clicks and impressions."""
         return (IMPRESSION, *self.clicks)
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """Counts of several workers add, brought to the newest landmark."""

@@ -21,8 +21,7 @@ import numpy.typing as npt
 
 from features.compiled import kernel
 from features.events import FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass
+from features.passes import Block, Pass, RowBlock
 from features.powers import power_of_two
 from features.rows import Slots, Values
 
@@ -44,7 +43,7 @@ class Quantity(msgspec.Struct, frozen=True, cache_hash=True):
     weight: str = ""
 
 
-class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
+class CountRows(RowBlock, frozen=True, cache_hash=True):
     """Decayed sums for each key: ``cells`` are quantities, each with a half-life in seconds.
 
     Reads one number a cell. ``after``: blocks that work out the weights. An event whose weight is unknown
@@ -78,10 +77,6 @@ class CountRows(msgspec.Struct, frozen=True, cache_hash=True):
     def begins(self) -> tuple[int, ...]:
         """Those of them that begin a row."""
         return self.begun_by or self.kinds()
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     @staticmethod
     def unite(blocks: Sequence[CountRows]) -> CountRows:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import FloatArray
 from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Block, Pass, RowBlock, empty_reads, newest
 from features.rows import Slots, Values
 from features.scope import Scope
 
 _BITS = np.uint64((1 << 53) - 1)
 
 
-class PairRows(msgspec.Struct, frozen=True, cache_hash=True):
+class PairRows(RowBlock, frozen=True, cache_hash=True):
     """Whether a user has done something with an item, 0 or 1.
 
     Works out for later blocks ``is_first`` of every event: 1 where it is the user's first with its item, 0
@@ -35,17 +34,9 @@ class PairRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return 1
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Every kind but the impression."""
         return tuple(range(1, self.all_kinds))
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """Known to any is known."""
@@ -61,7 +52,7 @@ class PairRows(msgspec.Struct, frozen=True, cache_hash=True):
         return out
 
 
-class HabitRows(msgspec.Struct, frozen=True, cache_hash=True):
+class HabitRows(RowBlock, frozen=True, cache_hash=True):
     """A user's events about items, and how many of them were the first with their item."""
 
     pairs: PairRows
@@ -85,10 +76,6 @@ class HabitRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Every kind but the impression."""
         return self.pairs.kinds()
 
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
-
     def merge(self, rows: Values) -> Values:
         """Events of several workers add."""
         added: Values = rows.sum(axis=-2)
@@ -102,7 +89,7 @@ class HabitRows(msgspec.Struct, frozen=True, cache_hash=True):
         return out
 
 
-class LastUserRows(msgspec.Struct, frozen=True, cache_hash=True):
+class LastUserRows(RowBlock, frozen=True, cache_hash=True):
     """Who did something with an item last: the lowest 53 bits of the user's key, and when (ms)."""
 
     all_kinds: int
@@ -118,17 +105,9 @@ class LastUserRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return 2
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Every kind but the impression."""
         return tuple(range(1, self.all_kinds))
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""

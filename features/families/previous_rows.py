@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import IMPRESSION, FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Pass, RowBlock, empty_reads, newest
 from features.rows import Slots, Values
 
 #: A number of a row holds 53 bits of a key exactly.
@@ -17,7 +15,7 @@ _BITS = np.uint64((1 << 53) - 1)
 HEAD = 1
 
 
-class PreviousRows(msgspec.Struct, frozen=True, cache_hash=True):
+class PreviousRows(RowBlock, frozen=True, cache_hash=True):
     """The first ``keep`` items of a user's last list, by place.
 
     Reads whether an impression's item is among them, and when that list was shown. A list takes the place of
@@ -37,17 +35,9 @@ class PreviousRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return 2
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Impressions."""
         return (IMPRESSION,)
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest list."""

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import IMPRESSION, FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Pass, RowBlock, empty_reads, newest
 from features.rows import Slots, Values
 
 #: Log prices; ``at_ms`` is the time of the last one, and 0 where there is none.
 COLUMNS = ("first", "last", "at_ms")
 
 
-class PriceRows(msgspec.Struct, frozen=True, cache_hash=True):
+class PriceRows(RowBlock, frozen=True, cache_hash=True):
     """First and last price of an item, as log(1 + price), from impressions that have one.
 
     Works out for later blocks ``item_log_price`` of every event: its own price, for what has none the item's
@@ -35,17 +33,9 @@ class PriceRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return len(COLUMNS)
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Impressions."""
         return (IMPRESSION,)
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import FloatArray
 from features.families.session_rows import SessionRows
 from features.hashing import Keys, cross
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Block, Pass, RowBlock, empty_reads, newest
 from features.powers import power_of_two
 from features.rows import Slots, Values
 
@@ -21,7 +20,7 @@ SHORT_STEPS, LONG_STEPS = 4.0, 20.0
 DWELL = ("dwell_s", "longest_dwell_s", "dwells")
 
 
-class RecencyRows(msgspec.Struct, frozen=True, cache_hash=True):
+class RecencyRows(RowBlock, frozen=True, cache_hash=True):
     """``groups`` are sets of event kinds; reads ``len(EACH)`` numbers each, then ``DWELL``.
 
     Faded sums count an event ``2 ** (-steps since / half)``, as of the read. Dwell is the time from any

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass, newest
+from features.passes import Pass, RowBlock, newest
 from features.rows import Slots, Values
 
 #: Of each event. A number of a row holds 53 bits of a key exactly.
@@ -18,7 +16,7 @@ _BITS = np.uint64((1 << 53) - 1)
 HEAD = 1
 
 
-class SequenceRows(msgspec.Struct, frozen=True, cache_hash=True):
+class SequenceRows(RowBlock, frozen=True, cache_hash=True):
     """``keep`` events of any kind but the impression; reads ``EACH`` of them, the newest first."""
 
     key: tuple[str, ...]
@@ -35,17 +33,9 @@ class SequenceRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return self.keep * len(EACH)
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Every kind but the impression."""
         return tuple(range(1, self.all_kinds))
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""

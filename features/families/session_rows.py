@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Pass, RowBlock, empty_reads, newest
 from features.rows import Slots, Values
 from features.scope import Scope
 
@@ -42,7 +40,7 @@ _HALF = np.uint64(32)
 _LOWER = np.uint64(0xFFFFFFFF)
 
 
-class SessionRows(msgspec.Struct, frozen=True, cache_hash=True):
+class SessionRows(RowBlock, frozen=True, cache_hash=True):
     """The session of a user as of each impression, with ``seconds since`` left to the formulas.
 
     Works out for later blocks, as of each event and before it: ``step`` (events of the user so far),
@@ -64,17 +62,9 @@ class SessionRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return len(COLUMNS)
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Every kind but the impression."""
         return tuple(range(1, self.all_kinds))
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The row that knows the newest event."""

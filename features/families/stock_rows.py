@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 
 from features.compiled import kernel
 from features.events import IMPRESSION, FloatArray
-from features.hashing import Keys
-from features.passes import Block, Pass, empty_reads, newest
+from features.passes import Pass, RowBlock, empty_reads, newest
 from features.rows import Slots, Values
 
 #: ``at_ms``: when it was last known; 0 where it never was.
 COLUMNS = ("most", "last", "at_ms")
 
 
-class StockRows(msgspec.Struct, frozen=True, cache_hash=True):
+class StockRows(RowBlock, frozen=True, cache_hash=True):
     """The largest and the last stock of an item, from impressions that have one.
 
     Reads both as of the impression, whose own stock, where it has one, is the last.
@@ -33,17 +31,9 @@ class StockRows(msgspec.Struct, frozen=True, cache_hash=True):
         """Numbers read an impression."""
         return len(COLUMNS)
 
-    def needs(self) -> tuple[Block, ...]:
-        """See ``features.passes.Block``, as for the following."""
-        return ()
-
     def kinds(self) -> tuple[int, ...]:
         """Impressions."""
         return (IMPRESSION,)
-
-    def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """None."""
-        return ()
 
     def merge(self, rows: Values) -> Values:
         """The last stock is that of the newest row; the largest one is the largest."""

@@ -27,12 +27,11 @@ from state.errors import StateDamagedError
 from state.joins.columns import Actions, Closed, Due, FloatArray32, JoinCounts, Joined, Shown
 from state.joins.masks import Masks
 from state.joins.orphans import MAX_ORPHANS, Orphans
-from state.joins.payloads import Payloads
-from state.joins.payloads import packed as packed_payload
+from state.joins.payloads import Payloads, packed_payload
 from state.joins.recent import Recent, repeats
-from state.joins.segments import Segment, number, packed, stored
+from state.joins.segments import Segment, packed, stored
 from state.joins.spilled import Spilled
-from state.keys import JOIN_MASKS
+from state.keys import JOIN_MASKS, row_number
 from state.row_index import HashArray, hashes_of
 from state.store import Batch, Store
 
@@ -299,7 +298,8 @@ class Join:
             segment.masks_changed = False
             if segment.base >= first:
                 batch.put(
-                    JOIN_MASKS + number(segment.base), self._masks.rows(segment.base, segment.end).tobytes()
+                    JOIN_MASKS + row_number(segment.base),
+                    self._masks.rows(segment.base, segment.end).tobytes(),
                 )
         self._masks_changed = []
         self._orphans.write(batch)

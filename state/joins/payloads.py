@@ -19,7 +19,7 @@ import numpy as np
 
 from state.errors import decoding, state_error
 from state.joins.columns import FloatArray32
-from state.keys import JOIN_PAYLOAD
+from state.keys import JOIN_PAYLOAD, row_number
 from state.store import Batch, Store
 
 #: Payloads from so many bytes on have a file. Smaller ones are not worth one.
@@ -57,7 +57,7 @@ class Payloads:
         Raises ``StateDiskError`` where the disk does not take it.
         """
         if inputs.nbytes + predictions.nbytes < FILE_BYTES:
-            value = _IN_STORE + packed(inputs, predictions)
+            value = _IN_STORE + packed_payload(inputs, predictions)
         else:
             value = _IN_FILE + self._write(base, inputs, predictions)
         batch.put(_key(base), value)
@@ -139,7 +139,7 @@ class Payloads:
         return data[: filed.inputs], data[filed.inputs :]
 
 
-def packed(inputs: FloatArray32, predictions: FloatArray32) -> bytes:
+def packed_payload(inputs: FloatArray32, predictions: FloatArray32) -> bytes:
     """A payload in one piece."""
     return _encode((inputs.tobytes(), predictions.tobytes()))
 
@@ -149,7 +149,7 @@ def _rows(data: bytes, rows: int) -> FloatArray32:
 
 
 def _key(base: int) -> bytes:
-    return JOIN_PAYLOAD + base.to_bytes(8, "big")
+    return JOIN_PAYLOAD + row_number(base)
 
 
 def _sync_folder(folder: Path) -> None:

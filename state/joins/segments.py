@@ -19,7 +19,7 @@ import numpy as np
 from state.errors import StateDamagedError, decoding
 from state.joins.columns import Bits, FloatArray32, Shown, concatenated
 from state.joins.payloads import Payloads
-from state.keys import JOIN_MASKS, JOIN_SHOWN
+from state.keys import JOIN_MASKS, JOIN_SHOWN, row_number
 from state.store import Batch, Store
 
 #: A row that is read back costs one look-up in RocksDB and the decoding of so many rows.
@@ -83,7 +83,10 @@ class Segment:
 
     def keys(self) -> list[bytes]:
         """Everything that is on disk of a closed segment."""
-        return [JOIN_MASKS + number(self.base), *(JOIN_SHOWN + number(block) for block in self.blocks())]
+        return [
+            JOIN_MASKS + row_number(self.base),
+            *(JOIN_SHOWN + row_number(block) for block in self.blocks()),
+        ]
 
     def put(self, batch: Batch, shown: Shown) -> None:
         """Add the blocks to ``batch``."""
@@ -91,7 +94,7 @@ class Segment:
         for block in self.blocks():
             begin, end = block - self.base, min(block - self.base + self.block_rows, self.size)
             data = _encode(_part(whole, begin, end, self.size))
-            batch.put(JOIN_SHOWN + number(block), data + _checksum(data))
+            batch.put(JOIN_SHOWN + row_number(block), data + _checksum(data))
 
     def read(self, store: Store, columns: int) -> Shown:
         """The whole segment from its blocks."""
@@ -126,17 +129,12 @@ def _part(whole: Block, begin: int, end: int, size: int) -> Block:
     )
 
 
-def number(base: int) -> bytes:
-    """A row's number as part of a key. Big-endian: key order is the order of the rows."""
-    return base.to_bytes(8, "big")
-
-
 def read_block(store: Store, block: int, columns: int, data: bytes | None = None) -> Shown:
     """The block that begins with row ``block``; ``data`` where it has been read already.
 
     Raises ``StateDamagedError`` where it is not there: what memory knows of must be on disk.
     """
-    data = data or store.get(JOIN_SHOWN + number(block))
+    data = data or store.get(JOIN_SHOWN + row_number(block))
     if data is None:
         raise StateDamagedError(store.path, f"impression {block} of the join is gone")
     with decoding(store.path, f"impression {block} of the join"):

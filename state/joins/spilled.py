@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from features.events import IntArray
 from state.joins.columns import Shown
-from state.joins.segments import Segment, number, read_block
-from state.keys import JOIN_SHOWN
+from state.joins.segments import Segment, read_block
+from state.keys import JOIN_SHOWN, row_number
 from state.row_index import HashArray, RowIndex
 from state.store import Store
 
@@ -77,7 +77,7 @@ class Spilled:
     def _blocks(self, wanted: Sequence[int]) -> list[Shown]:
         """Blocks by the number of their first row."""
         missing = [block for block in wanted if block not in self._cache]
-        data = self._store.get_many([JOIN_SHOWN + number(block) for block in missing]) if missing else []
+        data = self._store.get_many([JOIN_SHOWN + row_number(block) for block in missing]) if missing else []
         read = {
             block: read_block(self._store, block, self._columns, value)
             for block, value in zip(missing, data, strict=True)
