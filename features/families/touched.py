@@ -49,7 +49,7 @@ COLUMNS = (
     ("to_lowest", -2.0, 2.0),
     ("to_next", -2.0, 2.0),
 )
-MOST_OFFSET = 12
+MOST_OFFSET = 12.0
 #: log(1 + k): the largest place is 32,767, and a walk may lead twice as far beside it.
 _LOGS = np.log1p(np.arange(4 * 32_768))
 #: Of an impression in whose list nothing was touched, or that was not touched itself.
@@ -184,7 +184,7 @@ def _compute(order, starts, places, count, last, step, clicked, logs, out, offse
             if newest >= 0:
                 away = places[a] - places[newest]
                 out[7, a] = _signed_log(away, logs)
-                offset[a] = int(min(max(away, -12.0), 12.0))
+                offset[a] = int(min(max(away, -MOST_OFFSET), MOST_OFFSET))
                 out[9, a] = _signed_log(places[a] - places[highest], logs)
                 out[10, a] = _signed_log(places[a] - places[lowest], logs)
             if click >= 0:
