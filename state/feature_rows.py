@@ -52,6 +52,11 @@ class FeatureRows:
         """Bytes of memory that tables take."""
         return sum(table.nbytes for table in self.tables.values())
 
+    @property
+    def overfull(self) -> bool:
+        """Whether more rows are in memory than may stay there; ``evict`` brings them below the bound."""
+        return len(self) > self._cached_rows
+
     def begin(self, partitions: Partitions, now: int) -> None:
         """Say which events ``plan.observe`` gets next: their source partitions (n,).
 

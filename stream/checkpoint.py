@@ -52,6 +52,11 @@ class Totals(msgspec.Struct):
     actions_by_kind: dict[str, int] = msgspec.field(default_factory=lambda: dict.fromkeys(ACTIONS, 0))
     sent: Sent = msgspec.field(default_factory=Sent)
 
+    @property
+    def events(self) -> int:
+        """Events of every kind that were done."""
+        return self.impressions_read + self.actions_read + self.behaviours_read
+
 
 class Progress(msgspec.Struct):
     """Ticks and times as in ``Engine``, ``high`` as in ``Timeline``.

@@ -31,6 +31,7 @@ from contracts.weights import Weights, WeightsError
 from models.deep.locate import resolve_trunk
 from state.errors import StateLockedError
 from state.store import Store
+from stream.backlog import Backlog
 from stream.commit_note import CommitNote, encode_note
 from stream.decode import Refused
 from stream.engine import Engine
@@ -107,6 +108,7 @@ class Runtime:
         #: The partitions that this worker has; none between a revocation and the next assignment.
         self._owned: set[TP] = set()
         self._ticked_at: float | None = None
+        self._backlog = Backlog()
 
     # -- life
 
@@ -238,13 +240,17 @@ class Runtime:
     async def tick(self, consumer: Any | None, last: bool = False) -> None:
         """One wall-clock second. ``consumer`` is the transport's; None where it is gone already.
 
-        ``last``: nothing is taken or run after it until partitions are assigned again.
+        In a backlog not every second ends in a checkpoint (``stream.backlog``). ``last``: nothing is taken or
+        run after it until partitions are assigned again.
         """
         started = time.monotonic()
         if consumer is not None:
             ends = self._ends(consumer)
             await self._call(self._step, ends)
-            self.metrics.own({tp: consumer.lag(tp) for tp in self._owned})
+            lags = {tp: consumer.lag(tp) for tp in self._owned}
+            self.metrics.own(lags)
+            if not last and not self._due(sum(lag or 0 for lag in lags.values())):
+                return
         created_at = round(time.time() * 1000)
         # No batch comes in between: a checkpoint must not hold offsets whose dead letters are not out yet.
         async with self._intake:
@@ -257,6 +263,14 @@ class Runtime:
         async with self._publishing:
             await self._publish(weights, complete, consumer)
         self.metrics.tick.observe(time.monotonic() - started)
+
+    def _due(self, lag: int) -> bool:
+        """Whether a checkpoint is due; ``lag``: records that are not fetched yet."""
+        engine = self.engine
+        # More rows than memory may hold leave it after a checkpoint only.
+        return engine.features.overfull or self._backlog.due(
+            engine.totals.events, lag + engine.timeline.buffered
+        )
 
     async def _take_checkpoint(self, created_at: int) -> tuple[Weights, tuple[int, int, int]]:
         """A checkpoint, and its rows among those to publish; returns what else ``_checkpoint`` does."""
@@ -315,6 +329,7 @@ class Runtime:
         until = engine.published_until if engine.features.republishing else weights.watermarks.features
         complete = engine.totals.older_logs, until, engine.features.takes
         engine.checkpoint()
+        self._backlog.checkpoint(engine.totals.events)
         # Set here, in the engine's thread: a rebalance that comes next replaces it in the same thread.
         self._durable = {self._tp(source): note for source, note in engine.commit_notes().items()}
         self.metrics.checkpoint.observe(time.monotonic() - started)

@@ -134,7 +134,7 @@ class Rehearsal:
         engine = self.engine
         totals, join = engine.totals, engine.join.counts
         return RehearsalReport(
-            events=totals.impressions_read + totals.actions_read + totals.behaviours_read,
+            events=totals.events,
             impressions=join.impressions,
             actions=dict(totals.actions_by_kind),
             behaviours=totals.behaviours_read,

@@ -76,6 +76,16 @@ class Scrapes:
         """What one worker showed."""
         return [row.get(f"worker-{worker.worker_id}") for row in self.rows]
 
+    def longest_down(self) -> int:
+        """The most rows in a row in which one worker did not answer."""
+        silent = {name: 0 for name in self._workers}
+        longest = 0
+        for row in list(self.rows):
+            for name, samples in row.items():
+                silent[name] = silent[name] + 1 if samples is None else 0
+                longest = max(longest, silent[name])
+        return longest
+
     def fired(self, since: int = 0) -> set[str]:
         """Alerts that fired at any time from row ``since`` to now."""
         rows, told_s = list(self.rows), self._told_s

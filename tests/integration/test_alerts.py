@@ -25,7 +25,7 @@ from kafka.structs import OffsetAndMetadata
 import surgeline.local.broker as brokers
 from contracts.scenario import Scenario
 from replay.player import play
-from tests.integration.alerts_harness import PROMTOOL, Scrapes, Shop, value
+from tests.integration.alerts_harness import EVERY_S, PROMTOOL, Scrapes, Shop, value
 from tests.integration.faults_harness import newest, paused
 from tests.integration.harness import T0, TIMES, Playing, Sale, Worker, until
 
@@ -40,6 +40,8 @@ Factory = Callable[..., Scenario]
 LIVE = msgspec.structs.replace(TIMES, idle_s=3.0)
 #: Counters that begin with the process, as their text says.
 OF_THE_PROCESS = re.compile("surgeline_(publish_failures|checked_keys|misplaced_keys|page_errors)_total")
+#: SurgelineWorkerDown waits for so long.
+DOWN_AFTER_S = 30
 #: True of these workers, which have no trunk: the frozen head predicts without having seen anything.
 UNTRAINED = {"SurgelineMiscalibrated"}
 
@@ -57,8 +59,9 @@ def test_a_rebalance_and_restarts_raise_nothing(
     scenario = scenario_factory(times=LIVE)
     log = Sale(6000, 60.0)
     workers: list[Worker] = []
+    told_s = 1
     try:
-        with Scrapes(tmp_path, told_s=1) as scrapes:
+        with Scrapes(tmp_path, told_s=told_s) as scrapes:
 
             def start(worker_id: str) -> Worker:
                 workers.append(Worker(scenario, broker, tmp_path / worker_id, worker_id))
@@ -84,7 +87,13 @@ def test_a_rebalance_and_restarts_raise_nothing(
             scrapes.after(20)
         counted = sum(worker.totals()["impressions"] for worker in wanted.values())
         # Where a broker refuses the last commit before a move, records are done by both, and that is told.
-        assert scrapes.fired() <= ({"SurgelineRecordsDoneTwice"} if counted > 6000 else set())
+        allowed = {"SurgelineRecordsDoneTwice"} if counted > 6000 else set()
+        # Seconds are told as two, and a busy machine restarts a worker in its own time: half of what the rule
+        # waits for is no outage.
+        assert scrapes.longest_down() * EVERY_S < DOWN_AFTER_S
+        if scrapes.longest_down() * told_s >= DOWN_AFTER_S:
+            allowed.add("SurgelineWorkerDown")
+        assert scrapes.fired() <= allowed
     finally:
         for worker in workers:
             worker.end()
