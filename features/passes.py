@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from features.alike import SHARED, Alike, alike, reads_of_heads
 from features.compiled import kernel
 from features.events import Events, FloatArray, IntArray, Reads
 from features.hashing import Keys, cross
 from features.rows import Slots, Values
+
+T = TypeVar("T", bound=np.generic)
 
 
 class Block(Protocol):
@@ -43,13 +46,14 @@ class Block(Protocol):
         ...
 
     def more_keys(self, batch: Pass) -> tuple[Keys, ...]:
-        """Keys of further rows of the same table that each event needs beside its own."""
+        """Keys of further rows of the same table that each event needs beside its own to be counted."""
         ...
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
         """Read and update ``rows`` (rows, width) in the order of ``batch.reads``; (impressions, reads).
 
-        ``slots`` (events,): the events' rows, then those of ``more_keys``; -1 where there is none.
+        ``slots`` (events,): the events' rows, then, where events are counted, those of ``more_keys``; -1
+        where there is none.
         """
         ...
 
@@ -100,7 +104,8 @@ class Pass:
     """One batch on its way through a plan.
 
     ``raw[block]`` (impressions, block.reads): what a block has read, as of each impression; forgotten when
-    the last family has read it.
+    the last family has read it. Where impressions that are alike read the same (``shares``), there is one
+    row a group of ``alike``, and ``read`` gives one an impression.
     ``known[name]`` (events,): numbers that a block has worked out for every event, for those after it.
     ``keys[name]`` (events,): key columns, those that families have worked out among them.
     ``columns[name]`` (impressions,): features that another family reads, before they are bounded.
@@ -134,9 +139,39 @@ class Pass:
         return len(self.reads.shown)
 
     def read(self, block: Any) -> tuple[Any, FloatArray]:
-        """The block that ran for this one, and what it has read."""
+        """The block that ran for this one, and what it has read as of each impression."""
+        ran = self._united.get(block, block)
+        raw = self.raw[ran]
+        return ran, raw[self.alike.group] if self.shares(ran.key) else raw
+
+    def read_alike(self, block: Any) -> tuple[Any, FloatArray]:
+        """As ``read``, but one row a group of ``alike``; only for blocks of which these share the key."""
         ran = self._united.get(block, block)
         return ran, self.raw[ran]
+
+    def shares(self, key: tuple[str, ...]) -> bool:
+        """Whether counts of this key are read once for all impressions that are alike."""
+        return SHARED.issuperset(key) and not self.alike.each_alone
+
+    @cached_property
+    def alike(self) -> Alike:
+        """Impressions of one list and one user."""
+        return alike(self.shown(self.events.lists), self.shown(self.keys["user_id"]))
+
+    def reads_for(self, key: tuple[str, ...]) -> Reads:
+        """The steps for counts of this key."""
+        return self._alike_reads if self.shares(key) else self.reads
+
+    @cached_property
+    def _alike_reads(self) -> Reads:
+        return reads_of_heads(self.reads, self.alike)
+
+    def spread(self, values: npt.NDArray[T]) -> npt.NDArray[T]:
+        """What was worked out for each group of ``alike``, (..., groups), for each impression."""
+        if self.alike.each_alone:
+            return values
+        spread: npt.NDArray[T] = values.take(self.alike.group, axis=-1)
+        return spread
 
     def number(self, name: str) -> FloatArray:
         """A column of numbers (events,): one of the events', or one that a block has worked out."""

@@ -122,10 +122,13 @@ class Plan:
         self.neutral = np.array([feature.neutral for feature in self.features], dtype=np.float32)
         names = self.names
         self._columns = {family: names.index(of[0]) if of else 0 for family, of in self._named.items()}
+        read = {
+            name for family in self.families for name in getattr(family, "reads_columns", lambda _: ())(scope)
+        }
+        #: What other families read of a family: its features, by their numbers among its own.
         self._read = {
-            names.index(name)
-            for family in self.families
-            for name in getattr(family, "reads_columns", lambda _: ())(scope)
+            family: [(number, name) for number, name in enumerate(of) if name in read]
+            for family, of in self._named.items()
         }
         #: Where it is set: nanoseconds that each family and block took so far, see ``spent_by``.
         self.spent: dict[Family | Block, int] | None = None
@@ -174,10 +177,14 @@ class Plan:
                 began = perf_counter_ns()
                 if is_family(step):
                     first = self._columns[step]
-                    for column, values in enumerate(step.compute(batch, self.scope), start=first):
-                        columns[column] = values
-                        if column in self._read:
-                            batch.columns[self.features[column].name] = values
+                    found = step.compute(batch, self.scope)
+                    if isinstance(found, np.ndarray):
+                        columns[first : first + len(found)] = found
+                    else:
+                        for column, values in enumerate(found, start=first):
+                            columns[column] = values
+                    for number, name in self._read[step]:
+                        batch.columns[name] = found[number]
                     for block in self._last[step]:
                         del batch.raw[block]
                 else:
@@ -242,10 +249,9 @@ class Plan:
                 table.touch(moved[:count])
                 _see(table.values, moved[:count], newest)
         more = []
-        for keys in block.more_keys(batch):
+        for keys in block.more_keys(batch) if update else ():
             found = table.locate(keys, np.zeros(len(keys), dtype=np.bool_))
-            if update:
-                table.touch(found[found >= 0])
+            table.touch(found[found >= 0])
             more.append(found)
         batch.raw[block] = block.run(batch, table.values[:, part], own, *more)
 

@@ -99,10 +99,10 @@ class CountRows(RowBlock, frozen=True, cache_hash=True):
         return np.array([self.cells.index(cell) for cell in cells], dtype=np.int64)
 
     def run(self, batch: Pass, rows: Values, *slots: Slots) -> FloatArray:
-        """Sums as of each impression."""
+        """Sums as of each impression, or of each group of ``Pass.alike`` that shares the key."""
+        events, reads, layout = batch.events, batch.reads_for(self.key), _layout(self)
         # A row that is not there reads as zeros; one that is there fills its whole line.
-        out = np.zeros((batch.impressions, self.reads))
-        events, reads, layout = batch.events, batch.reads, _layout(self)
+        out = np.zeros((len(reads.shown), self.reads))
         weights = np.empty((len(layout.weights), len(events)))
         for k, name in enumerate(layout.weights):
             weights[k] = batch.number(name)
@@ -113,10 +113,11 @@ class CountRows(RowBlock, frozen=True, cache_hash=True):
         return out
 
 
+@lru_cache(maxsize=1024)
 def count_rows(
     key: tuple[str, ...],
-    quantities: Iterable[Quantity],
-    half_lives_s: Sequence[float],
+    quantities: tuple[Quantity, ...],
+    half_lives_s: tuple[float, ...],
     after: tuple[Block, ...] = (),
     begun_by: tuple[int, ...] = (),
 ) -> CountRows:

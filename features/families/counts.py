@@ -22,6 +22,7 @@ within +-20.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, ClassVar
@@ -124,53 +125,76 @@ class Counts(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
         ]
         return tuple(found)
 
-    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+    def compute(self, batch: Pass, scope: Scope) -> FloatArray:
         """See ``features.family.Family``."""
-        blocks = _blocks(self, scope)
-        out: list[FloatArray] = []
-        if self.rates:
-            columns = len(self.rates) * len(self.half_lives_s)
-            base: FloatArray = np.empty((columns, batch.impressions))
-            base[:] = _bases(self)[:, None]
-            found = base
-            for block in reversed(blocks):
-                base, found = found, self._smoothed(batch, block, found, scope)
-            out += list(np.log(found / base))
-        ran, raw = batch.read(blocks[0])
-        if self.volumes:
-            found = raw.T[_columns(ran, self.volumes, self.half_lives_s, scope)]
-            out += list(np.log1p(found) / VOLUME_SCALE)
-        for kind in self.velocities:
-            found = raw.T[_columns(ran, (kind,), self.half_lives_s, scope)]
-            speeds = found * (np.log(2.0) / np.array(self.half_lives_s)[:, None]) + FLOOR
-            out += list(np.log(speeds[:-1] / speeds[1:]))
-        return out
+        own, *above = _blocks(self, scope)
+        # Of a user and of everything, impressions that are alike are told the same.
+        alike = all(batch.shares(key) for key in self.chain())
+        ran, raw = batch.read_alike(own) if alike else batch.read(own)
+        base = self._parent(batch, above, len(raw), alike, scope)
+        out = np.empty((self._width, len(raw)))
+        numerators, denominators = _sides(ran, self, scope)
+        weight = _worth(self, self._smoothing(own, scope))
+        volumes = _columns(ran, self.volumes, self.half_lives_s, scope)
+        short, long, rates = _velocities(ran, self, scope)
+        _tell(raw, numerators, denominators, base, weight, volumes, short, long, rates, FLOOR, out)
+        np.log(out, out=out)
+        out[len(numerators) : len(numerators) + len(volumes)] /= VOLUME_SCALE
+        return batch.spread(out) if alike else out
 
     def chain(self) -> tuple[tuple[str, ...], ...]:
         """The key, its parent and everything, without repetition."""
         keys = [self.keys, *([self.parent] if self.parent else []), (EVERYTHING,)]
         return tuple(dict.fromkeys(keys))
 
-    def _smoothed(self, batch: Pass, block: CountRows, base: FloatArray, scope: Scope) -> FloatArray:
-        """Every rate at every half-life, smoothed towards ``base``; (rates x half-lives, impressions)."""
-        everything = block.key == (EVERYTHING,)
+    @property
+    def _width(self) -> int:
+        """Features that it gives."""
+        half_lives = len(self.half_lives_s)
+        return half_lives * (len(self.rates) + len(self.volumes)) + (half_lives - 1) * len(self.velocities)
+
+    def _smoothing(self, block: CountRows, scope: Scope) -> float:
+        """Impressions that the parent of a block is worth."""
+        return BASE_WEIGHT if block.key == (EVERYTHING,) else self.smoothing or scope.smoothing
+
+    def _parent(
+        self, batch: Pass, above: Sequence[CountRows], size: int, alike: bool, scope: Scope
+    ) -> FloatArray:
+        """What every rate at every half-life is smoothed towards; (rates x half-lives, ``size``).
+
+        ``above``: the blocks of the parents. ``alike``: one column a group of ``Pass.alike``.
+        """
+        if not above or not self.rates:
+            return np.repeat(_bases(self)[:, None], size, axis=1)
         shared = ("counts", self.rates, self.half_lives_s)
-        if everything and shared in batch.memo:
-            known: FloatArray = batch.memo[shared]
-            return known
-        ran, raw = batch.read(block)
-        above, below = _sides(ran, self, scope)
-        weight = _worth(self, BASE_WEIGHT if everything else self.smoothing or scope.smoothing)
+        groups, spread = (shared, "alike"), (shared, "each")
+        if groups not in batch.memo:
+            ran, raw = batch.read_alike(above[-1])
+            batch.memo[groups] = self._smoothed(
+                ran, raw, np.repeat(_bases(self)[:, None], len(raw), axis=1), scope
+            )
+        if alike:
+            base: FloatArray = batch.memo[groups]
+        else:
+            if spread not in batch.memo:
+                batch.memo[spread] = batch.spread(batch.memo[groups])
+            base = batch.memo[spread]
+        for block in reversed(above[:-1]):
+            ran, raw = batch.read_alike(block) if alike else batch.read(block)
+            base = self._smoothed(ran, raw, base, scope)
+        return base
+
+    def _smoothed(self, ran: CountRows, raw: FloatArray, base: FloatArray, scope: Scope) -> FloatArray:
+        """Every rate at every half-life as ``ran`` counts it, smoothed towards ``base``; like ``base``."""
         out = np.empty_like(base)
-        _smooth(raw, above, below, base, weight, out)
-        if everything:
-            batch.memo[shared] = out
+        above, below = _sides(ran, self, scope)
+        _smooth(raw, above, below, base, _worth(self, self._smoothing(ran, scope)), out)
         return out
 
 
 @lru_cache(maxsize=1024)
 def _blocks(family: Counts, scope: Scope) -> tuple[CountRows, ...]:
-    quantities = [quantity(name, scope) for name in family.counted()]
+    quantities = tuple(quantity(name, scope) for name in family.counted())
     by_place = any(weighted(name)[1] in BY_PLACE for name in family.counted())
     after = (clicked_places(scope, CLICK),) if by_place else ()
     begun_by = tuple(sorted({number for kind in family.begin for number in scope.numbers(kind)}))
@@ -211,6 +235,22 @@ def _columns(
     return ran.columns((quantity(kind, scope), float(h)) for kind in kinds for h in half_lives_s)
 
 
+@lru_cache(maxsize=4096)
+def _velocities(
+    ran: CountRows, family: Counts, scope: Scope
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], FloatArray]:
+    """Where the shorter and the longer half-life of each velocity are read, and what makes them events
+    a second, (velocities, 2)."""
+    pairs = [
+        (*_columns(ran, (kind,), pair, scope), *np.log(2.0) / np.array(pair))
+        for kind in family.velocities
+        for pair in pairwise(family.half_lives_s)
+    ]
+    table = np.array(pairs).reshape(len(pairs), 4)
+    short, long = (np.ascontiguousarray(table[:, k]).astype(np.int64) for k in range(2))
+    return short, long, np.ascontiguousarray(table[:, 2:])
+
+
 @lru_cache(maxsize=1024)
 def _bases(family: Counts) -> FloatArray:
     """What is assumed of each rate before anything was seen: of clicks over expected ones, as many."""
@@ -230,3 +270,23 @@ def _smooth(raw, above, below, base, weight, out):  # type: ignore[no-untyped-de
     for i in range(len(raw)):
         for k in range(len(above)):
             out[k, i] = (raw[i, above[k]] + weight[k] * base[k, i]) / (raw[i, below[k]] + weight[k])
+
+
+@kernel
+def _tell(  # type: ignore[no-untyped-def]
+    raw, above, below, base, weight, volumes, short, long, rates, floor, out
+):
+    """What the features are the logarithms of: rates over ``base``, one and a count, velocities."""
+    for i in range(len(raw)):
+        k = 0
+        for r in range(len(above)):
+            smoothed = (raw[i, above[r]] + weight[r] * base[r, i]) / (raw[i, below[r]] + weight[r])
+            out[k, i] = smoothed / base[r, i]
+            k += 1
+        for v in volumes:
+            out[k, i] = 1.0 + raw[i, v]
+            k += 1
+        for v in range(len(short)):
+            fast, slow = raw[i, short[v]] * rates[v, 0] + floor, raw[i, long[v]] * rates[v, 1] + floor
+            out[k, i] = fast / slow
+            k += 1

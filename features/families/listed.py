@@ -17,7 +17,7 @@ import numpy as np
 
 from features.compiled import kernel
 from features.errors import FeaturesError
-from features.events import FloatArray
+from features.events import FloatArray, IntArray
 from features.family import Feature
 from features.passes import Block, Pass
 from features.scope import NUMBERS, Scope
@@ -63,21 +63,31 @@ class Listed(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash
             Feature(f"list.{self.of}.{what}", *BOUNDS.get(what, (-20.0, 20.0, 0.0))) for what in self.take
         )
 
-    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray] | FloatArray:
         """See ``features.family.Family``."""
         out = np.full((len(ALL), batch.impressions), np.nan)
         if self.of in NUMBERS:
             values = batch.shown(batch.number(self.of)).astype(np.float64)
         else:
             values = np.expm1(batch.columns[self.of])
-        _compute(batch.lists.order, batch.lists.starts, values, SHORT, out)
-        out[1:] = np.log(out[1:])
+        order, starts = batch.lists
+        _compute(order, starts, values, _sorted(order, starts, values), SHORT, out)
+        np.log(out[1:], out=out[1:])
         out[5] /= 5.0
-        return [out[ALL.index(what)] for what in self.take]
+        return out if self.take == ALL else [out[ALL.index(what)] for what in self.take]
+
+
+def _sorted(order: IntArray, starts: IntArray, values: FloatArray) -> IntArray:
+    """Long lists in the order of their values, unknown ones at the end, each in its part of the result."""
+    by = np.empty(len(order), dtype=np.int64)
+    for k in np.flatnonzero(np.diff(starts) > SHORT).tolist():
+        part = slice(starts[k], starts[k + 1])
+        by[part] = order[part][np.argsort(values[order[part]])]
+    return by
 
 
 @kernel
-def _compute(order, starts, values, short, out):  # type: ignore[no-untyped-def]
+def _compute(order, starts, values, by, short, out):  # type: ignore[no-untyped-def]
     for k in range(len(starts) - 1):
         begin, end = starts[k], starts[k + 1]
         known, total, least = 0, 0.0, np.inf
@@ -89,15 +99,14 @@ def _compute(order, starts, values, short, out):  # type: ignore[no-untyped-def]
                 least = min(least, x)
         # Of a long list in order, whose unknown ones sort to the end; of a short one by looking at each.
         if end - begin > short:
-            by = np.argsort(values[order[begin:end]])
             first = 0
             while first < known:
-                x = values[order[begin + by[first]]]
+                x = values[by[begin + first]]
                 last = first + 1
-                while last < known and values[order[begin + by[last]]] == x:
+                while last < known and values[by[begin + last]] == x:
                     last += 1
-                for i in range(first, last):
-                    out[0, order[begin + by[i]]] = (first + 0.5 * (last - first)) / known
+                for i in range(begin + first, begin + last):
+                    out[0, by[i]] = (first + 0.5 * (last - first)) / known
                 first = last
         for i in range(begin, end):
             a = order[i]

@@ -76,17 +76,20 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
 
     def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
         """See ``features.family.Family``."""
-        own = batch.places + 1.0
         everything = self._read((EVERYTHING,), batch, scope)
         first = (everything[:, 0] + FIRST_WEIGHT * FIRST_MEAN) / (everything[:, 1] + FIRST_WEIGHT)
-        out = []
-        for key in self.by:
-            raw = self._read(key, batch, scope)
-            mean = first
-            if key != (EVERYTHING,):
-                mean = (raw[:, 0] + self.smoothing * first) / (raw[:, 1] + self.smoothing)
-            away = mean - own
-            out.append(np.sign(away) * np.log1p(np.abs(away)) / 3.0)
+        away = np.empty((len(self.by), batch.impressions))
+        for mean, key in zip(away, self.by, strict=True):
+            if key == (EVERYTHING,):
+                mean[:] = batch.spread(first)
+                continue
+            raw, alike = self._read(key, batch, scope), batch.shares(key)
+            near = (raw[:, 0] + self.smoothing * (first if alike else batch.spread(first))) / (
+                raw[:, 1] + self.smoothing
+            )
+            mean[:] = batch.spread(near) if alike else near
+        away -= batch.places + 1.0
+        out = list(np.sign(away) * np.log1p(np.abs(away)) / 3.0)
         if self.take:
             clicks, total, near, shown = batch.raw[clicked_places(scope, self.clicks)].T
             for what in self.take:
@@ -101,9 +104,9 @@ class Place(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
         return count_rows(key, (Quantity(clicks, WEIGHT), Quantity(clicks, PLACED)), (self.half_life_s,))
 
     def _read(self, key: tuple[str, ...], batch: Pass, scope: Scope) -> FloatArray:
-        """Sum of clicked places and number of clicks, (impressions, 2)."""
+        """Sum of clicked places and number of clicks, (impressions or groups that share the key, 2)."""
         block = self._rows(key, scope)
-        ran, raw = batch.read(block)
+        ran, raw = batch.read_alike(block)
         return raw[:, _columns(ran, block)]
 
 

@@ -70,7 +70,7 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
             *(Feature(f"price.{name}", -20.0, 20.0) for name in NAMES[1:]),
         )
 
-    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+    def compute(self, batch: Pass, scope: Scope) -> FloatArray:
         """See ``features.family.Family``."""
         own = batch.shown(batch.known[WEIGHT])
         rows = batch.raw[_PRICES]
@@ -80,21 +80,22 @@ class Price(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_hash=
             batch.provide("price_band", hash_numbers(band))
         touched, clicked = scope.numbers(ANY), scope.numbers(self.clicks)
 
-        def over(block: CountRows, kinds: tuple[int, ...], half_life_s: float) -> FloatArray:
-            ran, raw = batch.read(block)
-            total, number = _columns(ran, kinds, half_life_s)
-            return _minus_mean(own, raw[:, total], raw[:, number])
-
-        usual, user = self._usual(scope), self._user(scope)
-
-        return [
-            own / 10.0,
-            np.where(seen, own - rows[:, 0], np.nan),
-            over(usual, scope.numbers(IMPRESSION), self.usual_half_life_s),
-            over(user, touched, self.half_life_s),
-            over(user, clicked, self.half_life_s),
-            over(user, clicked, self.short_half_life_s),
+        out = np.empty((len(NAMES), batch.impressions))
+        out[0] = own / 10.0
+        out[1] = np.where(seen, own - rows[:, 0], np.nan)
+        ran, raw = batch.read(self._usual(scope))
+        out[2] = own - _mean(raw, *_columns(ran, scope.numbers(IMPRESSION), self.usual_half_life_s))
+        ran, raw = batch.read_alike(self._user(scope))
+        paid = [
+            _mean(raw, *_columns(ran, kinds, half_life_s))
+            for kinds, half_life_s in (
+                (touched, self.half_life_s),
+                (clicked, self.half_life_s),
+                (clicked, self.short_half_life_s),
+            )
         ]
+        np.subtract(own, batch.spread(np.array(paid)), out=out[3:])
+        return out
 
     def _usual(self, scope: Scope) -> CountRows:
         shown = scope.numbers(IMPRESSION)
@@ -116,6 +117,8 @@ def _columns(ran: CountRows, kinds: tuple[int, ...], half_life_s: float) -> npt.
     return ran.columns((Quantity(kinds, weight), half_life_s) for weight in (WEIGHT, PRICED))
 
 
-def _minus_mean(own: FloatArray, total: FloatArray, number: FloatArray) -> FloatArray:
-    mean: FloatArray = own - total / np.maximum(number, FEWEST)
-    return np.where(number >= FEWEST, mean, np.nan)
+def _mean(raw: FloatArray, total: int, number: int) -> FloatArray:
+    """The mean price of each row, NaN where there are too few."""
+    prices = raw[:, number]
+    mean: FloatArray = raw[:, total] / np.where(prices >= FEWEST, prices, np.nan)
+    return mean

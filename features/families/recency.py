@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from features.errors import FeaturesError
 from features.events import FloatArray
@@ -90,14 +91,17 @@ class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         step = batch.shown(batch.known["step"])
         for k in range(len(self.of)):
             first, last, at, count, short, long = (raw[:, len(EACH) * k + i] for i in range(len(EACH)))
-            known = count > 0
+            # Most impressions are of items that the user never touched.
+            known = np.flatnonzero(count > 0)
+            times = batch.times[known]
             for what in self.take:
                 if what == "seconds":
-                    out.append(np.where(known, log_seconds(batch.times - last), np.nan))
+                    out.append(_where(known, log_seconds(times - last[known]), len(raw)))
                 elif what == "first_seconds":
-                    out.append(np.where(known, log_seconds(batch.times - first), np.nan))
+                    out.append(_where(known, log_seconds(times - first[known]), len(raw)))
                 elif what == "steps":
-                    out.append(np.where(known, np.log1p(np.maximum(step - at, 0.0)) / 3.0, np.nan))
+                    steps = np.maximum(step[known] - at[known], 0.0)
+                    out.append(_where(known, np.log1p(steps) / 3.0, len(raw)))
                 elif what == "count":
                     out.append(np.log1p(count))
                 elif what == "faded":
@@ -106,6 +110,13 @@ class Recency(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
             dwell, longest, dwells = (raw[:, -len(DWELL) + k] for k in range(len(DWELL)))
             out += [np.log1p(x) / 5.0 for x in (dwell, longest, dwell / np.maximum(dwells, 1.0))]
         return out
+
+
+def _where(known: npt.NDArray[np.intp], values: FloatArray, size: int) -> FloatArray:
+    """``values`` at the places ``known``, NaN elsewhere."""
+    column = np.full(size, np.nan)
+    column[known] = values
+    return column
 
 
 @lru_cache(maxsize=1024)

@@ -82,9 +82,10 @@ class RecencyRows(RowBlock, frozen=True, cache_hash=True):
         member = np.zeros((len(self.groups), 1 + int(max(max(k) for k in self.groups))), dtype=np.bool_)
         for k, kinds in enumerate(self.groups):
             member[k, list(kinds)] = True
+        before = slots[1] if len(slots) > 1 else slots[0]
         _run(
             reads.steps, reads.at, events.kinds, events.times, reads.times, member,
-            batch.known["step"], batch.known["since_last"], self.cap_s, rows, slots[0], slots[1], out,
+            batch.known["step"], batch.known["since_last"], self.cap_s, rows, slots[0], before, out,
         )  # fmt: skip
         return out
 

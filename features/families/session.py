@@ -59,14 +59,16 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         """See the module."""
         return tuple(Feature(f"session.{name}", 0.0, 5.0) for name in self.take)
 
-    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+    def compute(self, batch: Pass, scope: Scope) -> FloatArray:
         """See ``features.family.Family``."""
-        raw, times = batch.raw[session_rows(scope)], batch.times
+        every, heads = batch.raw[session_rows(scope)], batch.alike.heads
+        # What a user's session is, impressions that are alike are told alike.
+        raw, times = every[heads], batch.times[heads]
         known = raw[:, columns.SESSIONS] > 0
         step, since_last = raw[:, columns.STEP], times - raw[:, columns.LAST]
         going_on = known & (since_last <= scope.gap_s * 1000.0)
         since_start = np.where(going_on, np.maximum(times - raw[:, columns.START], 0.0), 0.0) / 1000.0
-        numbers = np.empty((len(NAMES), batch.impressions))
+        numbers = np.empty((len(NAMES), len(heads)))
         numbers[0] = step
         numbers[1] = np.where(known, np.maximum(since_last, 0.0) / 1000.0, np.nan)
         numbers[2] = since_start
@@ -74,8 +76,11 @@ class Session(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         numbers[4] = raw[:, columns.SESSIONS]
         numbers[5] = raw[:, columns.BEFORE] + step
         numbers[6] = since_start / np.maximum(step, 1.0)
-        self._provide(batch, raw)
-        return list((np.log1p(numbers) / SCALES)[[NAMES.index(name) for name in self.take]])
+        self._provide(batch, every)
+        told = np.log1p(numbers) / SCALES
+        if self.take != NAMES:
+            told = told[[NAMES.index(name) for name in self.take]]
+        return batch.spread(told)
 
     @staticmethod
     def _provide(batch: Pass, raw: FloatArray) -> None:

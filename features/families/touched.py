@@ -82,7 +82,7 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
         """See the module."""
         return tuple(Feature(f"touched.{name}", low, high) for name, low, high in COLUMNS)
 
-    def compute(self, batch: Pass, scope: Scope) -> list[FloatArray]:
+    def compute(self, batch: Pass, scope: Scope) -> FloatArray:
         """See ``features.family.Family``."""
         raw, session = batch.raw[self._rows(scope)], batch.raw[session_rows(scope)]
         count, last, clicked = raw[:, 3], raw[:, 1], raw[:, len(EACH) + 1]
@@ -93,14 +93,15 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
             lists.order, lists.starts, batch.places, count, last, raw[:, 2], clicked, _LOGS, out, offset
         )  # fmt: skip
         items = batch.shown(batch.keys["item_id"])
+        session = session[batch.alike.heads]
         for column, (high, low) in (
             (1, (columns.HIGH, columns.LOW)),
             (2, (columns.HIGH_2, columns.LOW_2)),
         ):
             joined = (session[:, high].astype(np.uint64) << np.uint64(32)) | session[:, low].astype(np.uint64)
-            out[column] = (items == joined) & (items != 0)
+            out[column] = (items == batch.spread(joined)) & (items != 0)
         self._provide(batch, count, last, out[3], offset)
-        return list(out)
+        return out
 
     @staticmethod
     def _provide(
@@ -122,6 +123,8 @@ class Touched(msgspec.Struct, forbid_unknown_fields=True, frozen=True, cache_has
             batch.provide("touch_age", hash_numbers(of_touched(np.floor(np.log2(1.0 + seconds)), NO_AGE)))
         if batch.wants("touches"):
             batch.provide("touches", hash_numbers(of_touched(np.minimum(count[seen], 4.0), 0)))
+        if not (batch.wants("touch_rank") or batch.wants("touched")):
+            return
         ranks = of_touched(np.rint(1.0 / np.maximum(rank[seen], 0.05)), NO_RANK)
         if batch.wants("touch_rank"):
             batch.provide("touch_rank", hash_numbers(ranks))
