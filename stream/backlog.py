@@ -2,7 +2,8 @@
 
 A checkpoint writes and publishes every row that changed since the last one. In a backlog the same rows
 change again soon, so that a checkpoint each second writes them several times, for readers who wait for the
-end of the backlog anyway: half as many checkpoints save a tenth of a worker's CPU (``python -m bench throughput``).
+end of the backlog anyway: half as many checkpoints save a tenth of a worker's CPU (``python -m bench
+throughput``).
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ LETTERS = 64
 POWERS = 10.0 ** np.arange(_EXACT_POWER + 1)
 #: Columns of the table of fields.
 _HOLDS, _COLUMN, _SPAN, _LEAST, _MOST, _NULLABLE = range(6)
+#: Of a name that was read before: where it stood, its bytes with quotes and colon, and its field or -1.
+_AT, _SIZE, _FIELD = range(3)
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _OPEN, _CLOSE = (ord(c) for c in '"\\,:{}')
 _MINUS, _PLUS, _DOT, _ZERO_DIGIT, _NINE_DIGIT, _SMALL_E, _LARGE_E = (ord(c) for c in "-+.09eE")
 _SPACE, _TAB, _NEWLINE, _RETURN = (ord(c) for c in " \t\n\r")
@@ -194,35 +196,59 @@ def _context(data, i, end, most, names, bounds, columns, row, keys):  # type: ig
 
 
 @kernel
+def _again(data, i, end, one):  # type: ignore[no-untyped-def]
+    """Whether a field's name with its quotes and colon stands at ``i`` that stood at ``one[_AT]`` before."""
+    at, size = one[_AT], one[_SIZE]
+    if size == 0 or i + size > end:
+        return False
+    # Without a way out amid the loop, several bytes are compared at once.
+    differing = data[i] ^ data[at]
+    for k in range(1, size):
+        differing |= data[i + k] ^ data[at + k]
+    return differing == 0
+
+
+@kernel
 def read_records(  # type: ignore[no-untyped-def]
     data, ends, names, bounds, places, factor, table, required, contexts, context_bounds, context_columns,
     choices, choice_bounds, powers, taken, times, keys, numbers, codes, spans, later,
 ):  # fmt: skip
     """Read every record; returns how many numbers are left for a closer look, in ``later``."""
     waiting, begin = 0, 0
+    # A producer writes its fields in one order: each name is compared with the last one in its place first.
+    expected = np.zeros((2 * (len(bounds) - 1), 3), dtype=np.int64)
     for row in range(len(ends)):
         end = ends[row]
         i = _space(data, begin, end)
         begin = end
         if i >= end or data[i] != _OPEN:
             continue
-        given, before = 0, waiting
+        given, before, place = 0, waiting, -1
         i = _space(data, i + 1, end)
         good = False
         while True:
-            closing, _ = _text(data, i, end)
-            if closing < 0:
-                break
-            f = -1
-            size = closing - i - 1
-            if 0 < size < len(places):
-                f = places[size, (factor * np.int64(data[i + 1]) + np.int64(data[closing - 1])) % LETTERS]
-                if f >= 0 and not _is(data, i + 1, closing, names, bounds[f], bounds[f + 1]):
-                    f = -1
-            i = _space(data, closing + 1, end)
-            if i >= end or data[i] != _COLON:
-                break
-            i = _space(data, i + 1, end)
+            place += 1
+            if place < len(expected) and _again(data, i, end, expected[place]):
+                f = expected[place, _FIELD]
+                i = _space(data, i + expected[place, _SIZE], end)
+            else:
+                closing, _ = _text(data, i, end)
+                if closing < 0:
+                    break
+                f = -1
+                size = closing - i - 1
+                if 0 < size < len(places):
+                    f = places[size, (factor * np.int64(data[i + 1]) + np.int64(data[closing - 1])) % LETTERS]
+                    if f >= 0 and not _is(data, i + 1, closing, names, bounds[f], bounds[f + 1]):
+                        f = -1
+                if closing + 1 < end and data[closing + 1] == _COLON and place < len(expected):
+                    expected[place, _AT] = i
+                    expected[place, _SIZE] = closing + 2 - i
+                    expected[place, _FIELD] = f
+                i = _space(data, closing + 1, end)
+                if i >= end or data[i] != _COLON:
+                    break
+                i = _space(data, i + 1, end)
             if i >= end:
                 break
             holds = -1
