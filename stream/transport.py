@@ -30,7 +30,12 @@ from stream.resume import Place
 
 #: How long to wait for room when every partition's buffer is full (Faust's own wait is a second).
 FULL_WAIT_S = 0.01
-#: A partition's end is known for this long after a fetch. Twice the longest wait of one (Faust's 1.5 s).
+#: How long a broker may wait for new records before it answers a fetch. A broker is asked for one fetch at a
+#: time: while it waits for records of partitions that are read to their end, others' backlog stands still.
+FETCH_WAIT_MS = 100
+#: How long to wait for some partitions while others are held back, or have a full buffer.
+HELD_WAIT_S = 0.02
+#: A partition's end is known for this long after a fetch: far longer than one takes on a busy machine.
 ANSWER_S = 3.0
 
 
@@ -172,8 +177,11 @@ class Consumer(driver.Consumer):
         if not self.flow_active:
             await self.wait(self.can_resume_flow)
         active = set(self._get_active_partitions())
-        if self._owner is not None:
-            active -= self._owner.held_back()
+        held_back = self._owner.held_back() & active if self._owner is not None else set()
+        active -= held_back
+        if held_back or self._buffered_partitions:
+            # They may be wanted again soon, while nothing comes of the others.
+            timeout = min(timeout, HELD_WAIT_S)
         self.not_waiting_next_records.clear()
         try:
             if not active:
@@ -347,6 +355,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust reads committed records only where it writes in transactions itself. Read when it starts.
         consumer._isolation_level = getattr(self.app, "isolation_level", "read_committed")
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         owner = getattr(self.app, "offsets", None)
         if owner is not None:
             commit = consumer.commit

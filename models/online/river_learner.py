@@ -87,7 +87,9 @@ class RiverLearner:
         chosen = np.arange(taken) * n // max(taken, 1)
         labels = (y[chosen] > 0.5).tolist()
         for row, label in zip(self._rows(z)[chosen].tolist(), labels, strict=True):
-            self.model.learn_one(dict(zip(self.feature_names, row, strict=True)), label)
+            # A feature that is zero moves nothing, so it is left out, as in any sparse sample.
+            sample = {name: value for name, value in zip(self.feature_names, row, strict=True) if value}
+            self.model.learn_one(sample, label)
         self.skipped += n - taken
         return taken
 
