@@ -6,11 +6,13 @@ means, raises ``FORMAT_VERSION``: a state of another version is refused here, in
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from state.errors import StateDamagedError, StateFormatError
 from state.store import Batch, Store
 
-#: 1 and 2 were the first edition's: rows of fixed tables, a join that knew names.
-FORMAT_VERSION = 3
+#: 1 and 2 were the first edition's: rows of fixed tables, a join that knew names. In 3 a worker had one join.
+FORMAT_VERSION = 4
 
 #: The format version as decimal digits, and the hash of the plan that rows were written with.
 META_FORMAT, META_PLAN = b"meta/format", b"meta/plan"
@@ -22,14 +24,34 @@ PROGRESS, LEARNERS = b"meta/engine", b"meta/learners"
 ASIDE = b"meta/aside/"
 #: Feature rows: table (2 bytes), source partition (2 bytes, one more than its number), key (8 bytes).
 ROWS = b"rows/"
-#: The join: blocks of impressions, what experts saw and said, action masks (first row, 8 bytes each) and
-#: actions that wait (impression id).
+#: The join: source partition (2 bytes, one more than its number), and behind it: blocks of impressions, what
+#: experts saw and said, action masks (first row, 8 bytes each) and actions that wait (impression id).
 JOIN_SHOWN, JOIN_PAYLOAD, JOIN_MASKS, JOIN_WAITING = (
     b"join/shown/",
     b"join/payload/",
     b"join/masks/",
     b"join/wait/",
 )
+
+
+def partition_number(partition: int) -> bytes:
+    """A source partition's number as part of a key."""
+    return (partition + 1).to_bytes(2, "big")
+
+
+class JoinKeys(NamedTuple):
+    """What the keys of one partition's join begin with."""
+
+    shown: bytes
+    payload: bytes
+    masks: bytes
+    waiting: bytes
+
+    @classmethod
+    def of(cls, partition: int) -> JoinKeys:
+        """Those of a source partition."""
+        kinds = (JOIN_SHOWN, JOIN_PAYLOAD, JOIN_MASKS, JOIN_WAITING)
+        return cls(*(kind + partition_number(partition) for kind in kinds))
 
 
 def row_number(row: int) -> bytes:

@@ -9,7 +9,7 @@ import msgspec
 
 from contracts.events import ACTIONS
 from state.errors import StateDamagedError, StateFormatError, decoding
-from state.joins.join import JoinCounts
+from state.joins.columns import JoinCounts
 from state.keys import LEARNERS, META_BEGUN, META_FORMAT, PROGRESS, mark_format
 from state.store import Batch, Store
 from stream.lane import NEVER
@@ -72,7 +72,7 @@ class Progress(msgspec.Struct):
     last_learned_tick: int
     version: int
     totals: Totals
-    join: JoinCounts
+    joins: dict[int, JoinCounts]
     positions: list[tuple[int, int, Known]]
     high: int = NEVER
 

@@ -13,6 +13,7 @@ from features.hashing import Keys, cross, hash_numbers, numbered
 from features.plan import Plan
 from features.scope import CONTEXT
 from state.joins.columns import Joined, Shown
+from state.joins.joins import Added
 from stream.event_columns import ID_FIELDS, Columns, Layout
 from stream.tick_log import TickLog
 from stream.timeline import Taken
@@ -44,14 +45,14 @@ class TickEvents(NamedTuple):
 class JoinedTick(NamedTuple):
     """A tick after the join.
 
-    ``events`` and ``shown``: its new impressions, ``row`` the join's number of the first one; ``columns``:
+    ``events`` and ``shown``: its new impressions, ``added`` what the joins have of them; ``columns``:
     everything that counts in it; how many ``actions`` were joined, and how many ``behaviours`` came.
     """
 
     tick: int
     events: Columns
     shown: Shown
-    row: int
+    added: Added
     columns: TickEvents
     actions: int
     behaviours: int
@@ -88,7 +89,7 @@ def lists_of(requests: Keys, users: Keys) -> Keys:
 def tick_events(
     impressions: Columns,
     shown: Shown,
-    first_row: int,
+    row_numbers: IntArray,
     joined: Joined,
     amounts: FloatArray,
     taken: Taken,
@@ -98,7 +99,8 @@ def tick_events(
     """Everything that counts in a tick, in time order; at equal times impressions, actions, behaviours.
 
     ``amounts``: what the given actions say of money. ``taken`` are the tick's behaviours. ``plan.remembered``
-    are the columns of ``shown.keys`` and ``joined.keys``. ``requests`` (n,): those of the impressions.
+    are the columns of ``shown.keys`` and ``joined.keys``. ``row_numbers`` and ``requests`` (n,): those of
+    the impressions.
     """
     behaviours = taken.events
     n, k, b = len(shown.ids), len(joined.bits), len(behaviours)
@@ -136,7 +138,7 @@ def tick_events(
         lists=numbered(lists),
         origins=np.full(len(order), -1, dtype=np.int32),
     )
-    rows = np.concatenate([first_row + np.arange(n), joined.rows, np.full(b, -1)])[order]
+    rows = np.concatenate([row_numbers, joined.rows, np.full(b, -1)])[order]
     partitions = np.concatenate([shown.partitions, joined.partitions, taken.partitions])[order]
     return TickEvents(events, order[first], partitions, rows)
 

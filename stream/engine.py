@@ -23,7 +23,7 @@ from models.deep.trunk import Trunk
 from models.online.panel import Panel
 from state.feature_rows import FeatureRows
 from state.joins.columns import Actions, Closed, Due
-from state.joins.join import Join
+from state.joins.joins import Joins
 from state.keys import check_format
 from state.memory import FreedMemory
 from state.store import Batch, Store
@@ -80,7 +80,7 @@ class Engine:
         self.features = FeatureRows(
             store, self.plan, scenario.state.cached_rows, round(scenario.state.forget_s * 1000)
         )
-        self.join = Join(
+        self.joins = Joins(
             store,
             self.tick_ms,
             round(times.label_window_s * 1000),
@@ -183,7 +183,7 @@ class Engine:
 
     def _open_until(self) -> int:
         """Event time (ms) at which everything that is buffered or open will have closed."""
-        due, closes = self.timeline.due(), self.join.last_close()
+        due, closes = self.timeline.due(), self.joins.last_close()
         last = NEVER if due is None else (due[1] // self.tick_ms + 1) * self.tick_ms
         return max(last, NEVER if closes is None else closes)
 
@@ -240,14 +240,14 @@ class Engine:
         so these follow tick by tick.
         """
         joined: list[JoinedTick] = []
-        closing: list[list[tuple[int, Due]]] = []
+        closing: list[list[tuple[int, dict[int, Due]]]] = []
         for tick, taken in ticks:
             closing.append(self._closing_until(tick * self.tick_ms))
             joined.append(self._joined(tick, *taken))
         snapshots = self._observe(joined)
         for due, one, snapshot in zip(closing, joined, snapshots, strict=True):
             for at, samples in due:
-                self._learn(at, self.join.closed(samples))
+                self._learn(at, self.joins.closed(samples))
             if len(one.events):
                 self._predict(one, snapshot)
             one.note(self.stats, (one.tick + 1) * self.tick_ms)
@@ -265,10 +265,10 @@ class Engine:
 
     def _turn_back(self, now: float) -> None:
         """Time starts over, since an older log has begun. Every open label closes: nothing more will come."""
-        closes = self.join.last_close()
+        closes = self.joins.last_close()
         if closes is not None:
             self._close_until(-(-closes // self.tick_ms) * self.tick_ms)
-        self.join.forget_all()
+        self.joins.forget_all()
         before = self.done_until
         self.timeline.next_pass(before, now)
         self.done_until = self.labels_until = self.published_until = self._last_learned_tick = NEVER
@@ -286,19 +286,19 @@ class Engine:
     def _close_until(self, boundary: int) -> None:
         """Close and learn everything due at or before ``boundary``, each tick's samples at their time."""
         for at, due in self._closing_until(boundary):
-            self._learn(at, self.join.closed(due))
+            self._learn(at, self.joins.closed(due))
 
-    def _closing_until(self, boundary: int) -> list[tuple[int, Due]]:
+    def _closing_until(self, boundary: int) -> list[tuple[int, dict[int, Due]]]:
         """Close everything due at or before ``boundary``: the tick, and what it is to learn."""
         found = []
-        while (due := self.join.next_close()) is not None and due <= boundary:
+        while (due := self.joins.next_close()) is not None and due <= boundary:
             at = -(-due // self.tick_ms) * self.tick_ms
             if at > boundary:
                 break
-            samples = self.join.close(at)
-            if samples is not None:
+            samples = self.joins.close(at)
+            if samples:
                 found.append((at // self.tick_ms, samples))
-        self.join.close(boundary)
+        self.joins.close(boundary)
         self.labels_until = max(
             self.labels_until, boundary - round(self.scenario.times.label_window_s * 1000)
         )
@@ -320,19 +320,19 @@ class Engine:
         """Remember a tick's impressions and find those of its actions."""
         events, times, partitions = impressions.events, impressions.times, impressions.partitions
         ids: list[str] = events.ids.tolist()
-        fresh = self.join.new_rows(ids)
+        fresh = self.joins.new_rows(ids, partitions)
         if fresh is not None:
             events, times, partitions = events[fresh], times[fresh], partitions[fresh]
             ids = events.ids.tolist()
         shown = shown_columns(ids, events, times, partitions, len(self.plan.remembered))
-        row = self.join.add(tick, shown) if ids else 0
+        added = self.joins.add(tick, shown)
         wanted, bits = actions.events.ids.tolist(), _BITS[actions.events.codes]
-        joined = self.join.join(Actions(wanted, bits, actions.times, actions.partitions), tick)
+        joined = self.joins.join(Actions(wanted, bits, actions.times, actions.partitions), tick)
         for k, name in enumerate(ACTIONS):
             self.totals.actions_by_kind[name] += int(np.count_nonzero(joined.bits == 1 << k))
         amounts, requests = actions.events.numbers[:, VALUE], events.keys[:, self._request_column]
-        columns = tick_events(events, shown, row, joined, amounts, behaviours, self.plan, requests)
-        return JoinedTick(tick, events, shown, row, columns, len(joined), len(behaviours.events))
+        columns = tick_events(events, shown, added.rows, joined, amounts, behaviours, self.plan, requests)
+        return JoinedTick(tick, events, shown, added, columns, len(joined), len(behaviours.events))
 
     def _observe(self, ticks: list[JoinedTick]) -> list[Float32Array]:
         """Count the ticks' events; each tick's features (impressions, q), in the order of its impressions."""
@@ -355,7 +355,7 @@ class Engine:
             if len(one.events) and worked_out:
                 for column, keys in worked_out:
                     one.shown.keys[one.columns.shown, column] = keys[begin:end]
-                self.join.know(one.row, one.shown.keys)
+                self.joins.know(one.added, one.shown.keys)
             snapshots.append(snapshot)
             begin = end
         return snapshots
@@ -369,13 +369,14 @@ class Engine:
         inputs = self.panel.assemble(hidden, self.trunk.normalise(snapshot))
         if self.predict_observer is not None:
             self.predict_observer(one.tick, inputs)
-        self.join.attach_payload(one.row, inputs, self.panel.predict(inputs))
+        self.joins.attach_payload(one.added, inputs, self.panel.predict(inputs))
 
     # -- checkpoint, weights, digest
 
     def weights(self, created_at_ms: int) -> Weights:
         """The next version of the weights. Call before ``checkpoint``, which makes the version durable."""
         self.version += 1
+        counts = self.joins.counts
         return Weights(
             source=self.source,
             version=self.version,
@@ -390,7 +391,7 @@ class Engine:
             metrics=self.panel.metrics(),
             late=self.totals.late,
             older_logs=self.totals.older_logs,
-            duplicates=self.join.counts.duplicate_impressions + self.join.counts.duplicate_actions,
+            duplicates=counts.duplicate_impressions + counts.duplicate_actions,
         )
 
     def checkpoint(self) -> dict[Source, int]:
@@ -401,7 +402,7 @@ class Engine:
         self.intake.follow_positions()
         batch = Batch()
         self.features.write(batch)
-        self.join.write(batch)
+        self.joins.write(batch)
         progress = Progress(
             tick_ms=self.tick_ms,
             trunk_hash=self.trunk.hash,
@@ -412,7 +413,7 @@ class Engine:
             version=self.version,
             high=self.timeline.high,
             totals=self.totals,
-            join=self.join.counts,
+            joins=self.joins.counts_by_partition,
             positions=[(s.kind, s.partition, known) for s, known in sorted(self.intake.known.items())],
         )
         write_progress(batch, progress, self.panel.state_bytes())
@@ -430,7 +431,7 @@ class Engine:
         sha = hashlib.sha256()
         for part in self.features.state(self.done_until):
             sha.update(part)
-        for part in self.join.state():
+        for part in self.joins.state():
             sha.update(part)
         sha.update(self.weights_digest().encode())
         return sha.hexdigest()
@@ -452,8 +453,8 @@ class Engine:
         self.features.republish_since(progress.published_until)
         self.version, self.totals = progress.version, progress.totals
         self.intake.known = {Source(kind, partition): at for kind, partition, at in progress.positions}
-        self.join.restore(progress.join)
+        self.joins.restore(progress.joins)
         self._last_learned_tick = take_up_learners(
-            self.panel, self.join, self.store, progress, learners, self.trunk.hash, self.notices
+            self.panel, self.joins, self.store, progress, learners, self.trunk.hash, self.notices
         )
         self.timeline.restore(self.done_until, progress.high)

@@ -131,7 +131,7 @@ class History:
             moment.loss = [a + b for a, b in zip(moment.loss, stats.loss, strict=True)]
         self._moments.append(moment)
         self._follow_peak()
-        join = engine.join.counts
+        join = engine.joins.counts
         totals = {
             "impressions": join.impressions,
             **engine.totals.actions_by_kind,

@@ -158,7 +158,7 @@ def gauge(name: str, text: str, values: float | Mapping[tuple[str, ...], float],
 
 
 def _counters(engine: Engine) -> Iterator[Metric]:
-    totals, join, panel = engine.totals, engine.join.counts, engine.panel
+    totals, join, panel = engine.totals, engine.joins.counts, engine.panel
     sent, skipped = totals.sent, engine.panel.skipped
     events = {
         IMPRESSION: join.impressions,
@@ -286,16 +286,16 @@ def _gauges(engine: Engine) -> Iterator[Metric]:
     yield gauge(
         "surgeline_ahead_events", "Events ahead of the clock that wait now", engine.timeline.waiting_ahead
     )
-    yield gauge("surgeline_pending_impressions", "Impressions remembered by the join", len(engine.join))
+    yield gauge("surgeline_pending_impressions", "Impressions remembered by the join", len(engine.joins))
     yield gauge(
         "surgeline_pending_impressions_in_memory",
         "Those of them that are in memory in full",
-        engine.join.rows_in_memory,
+        engine.joins.rows_in_memory,
     )
     yield gauge(
         "surgeline_orphans_waiting",
         "Actions that wait for their impression",
-        engine.join.counts.orphans_waiting,
+        engine.joins.counts.orphans_waiting,
     )
     yield gauge(
         "surgeline_feature_rows",

@@ -13,7 +13,7 @@ import msgspec
 from models.online.codec import LearnerStateError
 from models.online.panel import Panel
 from state.errors import StateFormatError, decoding, start_anew
-from state.joins.join import Join
+from state.joins.joins import Joins
 from state.keys import ASIDE
 from state.store import Batch, Store
 from stream.checkpoint import Progress
@@ -35,7 +35,7 @@ class Aside(msgspec.Struct):
 
 def take_up_learners(
     panel: Panel,
-    join: Join,
+    joins: Joins,
     store: Store,
     progress: Progress,
     learners: bytes,
@@ -44,7 +44,7 @@ def take_up_learners(
 ) -> int:
     """Load the learners' state into ``panel``. Returns the number of the last tick that they learned.
 
-    Call it after ``join`` is restored and the totals are ``progress.totals``. Where the state was learned
+    Call it after ``joins`` are restored and the totals are ``progress.totals``. Where the state was learned
     on another trunk, its learners are put aside, and those of ``trunk_hash`` go on from where they were
     left, or begin at its frozen head; impressions whose label is open are closed without learning, counted
     in ``totals.unlearned``. Raises ``StateFormatError`` where the state is of other learners.
@@ -57,7 +57,7 @@ def take_up_learners(
         Aside(progress.trunk_hash, progress.version, progress.last_learned_tick, learners),
         trunk_hash,
     )
-    unlearned = join.drop_open()
+    unlearned = joins.drop_open()
     progress.totals.unlearned += unlearned
     if kept is None:
         how = f"learners begin at the frozen head of trunk {trunk_hash[:12]}"

@@ -128,7 +128,7 @@ class Runtime:
             self.state_folder,
             engine.trunk.hash[:12],
             engine.version,
-            engine.join.counts.impressions,
+            engine.joins.counts.impressions,
         )
 
     def _open(self) -> Engine:

@@ -47,7 +47,7 @@ class Source(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """Events of one kind in order of (tick, time, partition, offset); ``ticks`` is where each counts."""
+    """Events of one kind in order of (tick, partition, time, offset); ``ticks`` is where each counts."""
 
     events: Columns
     times: IntArray
@@ -303,9 +303,8 @@ class Timeline:
         due = np.maximum(np.concatenate([piece.due for piece in pieces]), done)
         self._count_late(times, due)
         ticks = due // self._tick_ms
-        in_order = len(times) < 2 or bool(np.all(times[1:] >= times[:-1]) and np.all(ticks[1:] >= ticks[:-1]))
-        if not in_order:
-            order = np.lexsort((times, ticks))
+        if not _in_order(ticks, partitions, times):
+            order = np.lexsort((times, partitions, ticks))
             times, ticks = times[order], ticks[order]
             events, partitions = events[order], partitions[order]
         return Taken(events, times, ticks, partitions)
@@ -368,3 +367,11 @@ class Timeline:
         for lane in lanes:
             while lane.back:
                 lane.join_passes()
+
+
+def _in_order(ticks: IntArray, partitions: npt.NDArray[np.int16], times: IntArray) -> bool:
+    """Whether events stand by tick, in a tick by partition, in a partition by time."""
+    later, same = ticks[1:] > ticks[:-1], ticks[1:] == ticks[:-1]
+    later |= same & (partitions[1:] > partitions[:-1])
+    same &= partitions[1:] == partitions[:-1]
+    return bool(np.all(later | (same & (times[1:] >= times[:-1]))))

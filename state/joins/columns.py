@@ -31,6 +31,17 @@ class Shown(msgspec.Struct):
     def __len__(self) -> int:
         return len(self.ids)
 
+    def part(self, some: slice) -> Shown:
+        """The impressions of a part, not copied."""
+        return Shown(
+            self.ids[some],
+            self.times[some],
+            self.keys[some],
+            self.places[some],
+            self.prices[some],
+            self.partitions[some],
+        )
+
     def rows(self, some: npt.NDArray[np.intp]) -> Shown:
         """The impressions of these numbers."""
         return Shown(
@@ -53,6 +64,15 @@ class Actions(msgspec.Struct):
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def some(self, numbers: npt.NDArray[np.intp]) -> Actions:
+        """The actions of these numbers."""
+        return Actions(
+            [self.ids[k] for k in numbers.tolist()],
+            self.bits[numbers],
+            self.times[numbers],
+            self.partitions[numbers],
+        )
 
     def followed_by(self, others: Actions) -> Actions:
         """These, then ``others``."""
@@ -83,6 +103,27 @@ class Joined(msgspec.Struct):
 
     def __len__(self) -> int:
         return len(self.bits)
+
+
+def joined_of(parts: Sequence[Joined], columns: int) -> Joined:
+    """Several parts one behind the other; ``columns``: key columns where there is none."""
+    if len(parts) == 1:
+        return parts[0]
+    if not parts:
+        nothing = np.empty(0, dtype=np.int64)
+        return Joined(
+            index=nothing,
+            bits=np.empty(0, dtype=np.uint8),
+            times=nothing,
+            keys=np.empty((0, columns), dtype=np.uint64),
+            places=np.empty(0, dtype=np.int32),
+            prices=np.empty(0),
+            partitions=np.empty(0, dtype=np.int16),
+            rows=nothing,
+        )
+    return Joined(
+        *(np.concatenate([getattr(one, name) for one in parts]) for name in Joined.__struct_fields__)
+    )
 
 
 class Due(msgspec.Struct):

@@ -31,7 +31,7 @@ from state.joins.payloads import Payloads, packed_payload
 from state.joins.recent import Recent, repeats
 from state.joins.segments import Segment, packed, stored
 from state.joins.spilled import Spilled
-from state.keys import JOIN_MASKS, row_number
+from state.keys import JoinKeys, row_number
 from state.row_index import HashArray, hashes_of
 from state.store import Batch, Store
 
@@ -41,7 +41,8 @@ _NOTHING: tuple[Sequence[str], HashArray] = ((), np.empty(0, dtype=np.uint64))
 
 
 class Join:
-    """Pending impressions and orphan actions of one worker. Times in ms, ticks as numbers of ``tick_ms``.
+    """Pending impressions and orphan actions of one source partition. Times in ms, ticks as numbers of
+    ``tick_ms``. Rows are numbered from 0 on, without gaps.
 
     ``columns``: key columns of an impression, those that a plan wants ``remembered``.
     """
@@ -54,6 +55,7 @@ class Join:
         join_limit_ms: int,
         columns: int,
         max_orphans: int = MAX_ORPHANS,
+        partition: int = 0,
     ) -> None:
         self.counts = JoinCounts()
         self._store = store
@@ -61,13 +63,14 @@ class Join:
         self._label_window_ms = label_window_ms
         self._join_limit_ms = join_limit_ms
         self._columns = columns
+        self._keys = JoinKeys.of(partition)
         self._recent = Recent(columns)
-        self._spilled = Spilled(store, columns, self._segment_of)
+        self._spilled = Spilled(store, self._keys, columns, self._segment_of)
         #: Action masks of all rows that are remembered.
         self._masks = Masks()
         #: What ``new_rows`` hashed last: usually it is what ``add`` gets next.
         self._hashed = _NOTHING
-        self._orphans = Orphans(store, max_orphans)
+        self._orphans = Orphans(store, self._keys, max_orphans)
         #: Actions that waited for what ``add`` has added.
         self._waited: Actions | None = None
         #: Segments whose payload is not there yet, by their first row.
@@ -82,11 +85,16 @@ class Join:
         self._deletes: list[bytes] = []
         #: Segments whose payload is stored and no longer needed.
         self._shut_bases: list[int] = []
-        self._payloads = Payloads(store)
+        self._payloads = Payloads(store, partition)
 
     def __len__(self) -> int:
         """Impressions that are remembered."""
         return self._next_base - self._first_base()
+
+    @property
+    def waits(self) -> bool:
+        """Whether actions waited for what ``add`` has added; the next ``join`` has them."""
+        return self._waited is not None
 
     @property
     def rows_in_memory(self) -> int:
@@ -287,7 +295,7 @@ class Join:
         self._deletes, self._shut_bases = [], []
         for segment in self._in_memory:
             if not segment.written:
-                segment.put(batch, self._recent.rows(segment.base, segment.end))
+                segment.put(batch, self._keys, self._recent.rows(segment.base, segment.end))
                 if segment.open:
                     assert segment.inputs is not None and segment.predictions is not None
                     self._payloads.put(batch, segment.base, segment.inputs, segment.predictions)
@@ -298,7 +306,7 @@ class Join:
             segment.masks_changed = False
             if segment.base >= first:
                 batch.put(
-                    JOIN_MASKS + row_number(segment.base),
+                    self._keys.masks + row_number(segment.base),
                     self._masks.rows(segment.base, segment.end).tobytes(),
                 )
         self._masks_changed = []
@@ -307,7 +315,7 @@ class Join:
     def restore(self, counts: JoinCounts) -> None:
         """Load what the last checkpoint wrote. Raises ``StateDamagedError`` where it does not fit."""
         self.counts = counts
-        for segment, shown, masks in stored(self._store, self._columns, self._payloads):
+        for segment, shown, masks in stored(self._store, self._keys, self._columns, self._payloads):
             if not self._segments:
                 self._begin_at(segment.base)
             self._attach(segment, shown, hashes_of(shown.ids))
@@ -327,7 +335,7 @@ class Join:
             if segment.base >= self._recent.base:
                 shown = self._recent.rows(segment.base, segment.end)
             else:
-                shown = segment.read(self._store, self._columns)
+                shown = segment.read(self._store, self._keys, self._columns)
             yield msgspec.msgpack.encode(packed(segment.base, segment.tick, shown))
             yield self._masks.rows(segment.base, segment.end).tobytes()
             if segment.inputs is not None and segment.predictions is not None:
@@ -400,7 +408,7 @@ class Join:
 
     def _delete(self, segment: Segment) -> None:
         if segment.written:
-            self._deletes += segment.keys()
+            self._deletes += segment.stored_at(self._keys)
 
     def _expire(self, boundary_ms: int) -> None:
         gone = 0

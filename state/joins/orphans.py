@@ -13,7 +13,7 @@ import numpy as np
 
 from state.errors import decoding
 from state.joins.columns import Actions
-from state.keys import JOIN_WAITING
+from state.keys import JoinKeys
 from state.store import Batch, Store
 
 #: Actions that may wait. One takes about 400 bytes.
@@ -27,8 +27,9 @@ Waiting = tuple[int, int, int, int]
 class Orphans:
     """Waiting actions by impression id. ``len`` is the number of actions, not of impressions."""
 
-    def __init__(self, store: Store, limit: int = MAX_ORPHANS) -> None:
+    def __init__(self, store: Store, keys: JoinKeys, limit: int = MAX_ORPHANS) -> None:
         self.limit = limit
+        self._prefix = keys.waiting
         self._store = store
         self._waiting: dict[str, list[Waiting]] = {}
         #: Impression ids by the expiry of their actions, the first to expire first.
@@ -107,7 +108,7 @@ class Orphans:
     def write(self, batch: Batch) -> None:
         """Add what changed since the last ``write`` to ``batch``."""
         for impression_id in sorted(self._changed):
-            key = JOIN_WAITING + impression_id.encode()
+            key = self._prefix + impression_id.encode()
             waiting = self._waiting.get(impression_id)
             if waiting:
                 batch.put(key, msgspec.msgpack.encode(waiting))
@@ -118,9 +119,9 @@ class Orphans:
     def restore(self) -> None:
         """Load what the last checkpoint wrote."""
         due: dict[int, set[str]] = {}
-        for key, value in self._store.scan(JOIN_WAITING):
+        for key, value in self._store.scan(self._prefix):
             with decoding(self._store.path, f"waiting action {key!r}"):
-                impression_id = key[len(JOIN_WAITING) :].decode()
+                impression_id = key[len(self._prefix) :].decode()
                 waiting = msgspec.msgpack.decode(value, type=list[Waiting])
             self._waiting[impression_id] = waiting
             self._count += len(waiting)

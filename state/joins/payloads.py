@@ -10,6 +10,7 @@ where RocksDB's log is torn, the earlier checkpoint that the state then is has i
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Container
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 
 from state.errors import decoding, state_error
 from state.joins.columns import FloatArray32
-from state.keys import JOIN_PAYLOAD, row_number
+from state.keys import JoinKeys, partition_number, row_number
 from state.store import Batch, Store
 
 #: Payloads from so many bytes on have a file. Smaller ones are not worth one.
@@ -29,6 +30,8 @@ KEPT_BYTES, KEPT_FILES = 256 * 1024 * 1024, 1_000
 #: The files' folder in the state's.
 FOLDER = "payloads"
 _IN_STORE, _IN_FILE = b"v", b"f"
+#: Names of files: partition and row as they stand in keys, in hex.
+_NAME = re.compile("([0-9a-f]{4})[0-9a-f]{16}")
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -41,10 +44,13 @@ class _Filed(msgspec.Struct, array_like=True):
 
 
 class Payloads:
-    """Payloads of segments by the number of their first row, as part of ``store``."""
+    """Payloads of a source partition's segments by the number of their first row, as part of ``store``."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, partition: int) -> None:
         self._store = store
+        self._prefix = JoinKeys.of(partition).payload
+        #: What the names of this partition's files begin with.
+        self._named = partition_number(partition).hex()
         self._folder = store.path / FOLDER
         #: Files that the newest batch no longer refers to, and those of the ones before, with their bytes.
         self._leaving: list[Path] = []
@@ -60,11 +66,11 @@ class Payloads:
             value = _IN_STORE + packed_payload(inputs, predictions)
         else:
             value = _IN_FILE + self._write(base, inputs, predictions)
-        batch.put(_key(base), value)
+        batch.put(self._key(base), value)
 
     def delete(self, batch: Batch, base: int) -> None:
         """Delete a payload that is stored with ``batch``."""
-        batch.delete(_key(base))
+        batch.delete(self._key(base))
         self._leaving.append(self._path(base))
 
     def committed(self) -> None:
@@ -89,7 +95,7 @@ class Payloads:
 
         Raises ``StateDamagedError`` where they are not what was written.
         """
-        value = self._store.get(_key(base))
+        value = self._store.get(self._key(base))
         if value is None:
             return None
         with decoding(self._store.path, f"payload {base} of the join"):
@@ -105,12 +111,16 @@ class Payloads:
         """Delete the files of segments that are not ``known`` to be open: a kill left them."""
         if not self._folder.is_dir():
             return
-        for path in self._folder.iterdir():
-            if not (path.name.isalnum() and int(path.name, 16) in known):
+        for path in self._folder.glob(f"{self._named}*"):
+            row = path.name.removeprefix(self._named)
+            if not (row.isalnum() and int(row, 16) in known):
                 path.unlink(missing_ok=True)
 
     def _path(self, base: int) -> Path:
-        return self._folder / f"{base:016x}"
+        return self._folder / f"{self._named}{base:016x}"
+
+    def _key(self, base: int) -> bytes:
+        return self._prefix + row_number(base)
 
     def _write(self, base: int, inputs: FloatArray32, predictions: FloatArray32) -> bytes:
         parts = [np.ascontiguousarray(part).data.cast("B") for part in (inputs, predictions)]
@@ -139,6 +149,17 @@ class Payloads:
         return data[: filed.inputs], data[filed.inputs :]
 
 
+def clean_folder(store: Store, partitions: Container[int]) -> None:
+    """Delete files that belong to no payload of these partitions: a kill left them."""
+    folder = store.path / FOLDER
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        named = _NAME.fullmatch(path.name)
+        if named is None or int(named[1], 16) - 1 not in partitions:
+            path.unlink(missing_ok=True)
+
+
 def packed_payload(inputs: FloatArray32, predictions: FloatArray32) -> bytes:
     """A payload in one piece."""
     return _encode((inputs.tobytes(), predictions.tobytes()))
@@ -146,10 +167,6 @@ def packed_payload(inputs: FloatArray32, predictions: FloatArray32) -> bytes:
 
 def _rows(data: bytes, rows: int) -> FloatArray32:
     return np.frombuffer(data, dtype=np.float32).reshape(rows, -1)
-
-
-def _key(base: int) -> bytes:
-    return JOIN_PAYLOAD + row_number(base)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -4,8 +4,7 @@ On disk a segment is immutable blocks of ``BLOCK_ROWS`` rows, so that one row ca
 others of its tick; what the experts saw (``state.joins.payloads``), until the samples close; and one small
 row of action masks, which is rewritten when actions come. Every block ends with a checksum.
 
-A segment holds rows of all source partitions. Each row knows its own, so that a partition's pending rows are
-those of every block (``stored``) whose ``partitions`` say so, with their masks and payload rows.
+A segment holds rows of one source partition.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from state.errors import StateDamagedError, decoding
 from state.joins.columns import Bits, FloatArray32, Shown, concatenated
 from state.joins.payloads import Payloads
-from state.keys import JOIN_MASKS, JOIN_SHOWN, row_number
+from state.keys import JoinKeys, row_number
 from state.store import Batch, Store
 
 #: A row that is read back costs one look-up in RocksDB and the decoding of so many rows.
@@ -81,24 +80,24 @@ class Segment:
         """Numbers of the first rows of all blocks."""
         return range(self.base, self.end, self.block_rows)
 
-    def keys(self) -> list[bytes]:
-        """Everything that is on disk of a closed segment."""
+    def stored_at(self, keys: JoinKeys) -> list[bytes]:
+        """The keys of everything that is on disk of a closed segment."""
         return [
-            JOIN_MASKS + row_number(self.base),
-            *(JOIN_SHOWN + row_number(block) for block in self.blocks()),
+            keys.masks + row_number(self.base),
+            *(keys.shown + row_number(block) for block in self.blocks()),
         ]
 
-    def put(self, batch: Batch, shown: Shown) -> None:
+    def put(self, batch: Batch, keys: JoinKeys, shown: Shown) -> None:
         """Add the blocks to ``batch``."""
         whole = packed(self.base, self.tick, shown)
         for block in self.blocks():
             begin, end = block - self.base, min(block - self.base + self.block_rows, self.size)
             data = _encode(_part(whole, begin, end, self.size))
-            batch.put(JOIN_SHOWN + row_number(block), data + _checksum(data))
+            batch.put(keys.shown + row_number(block), data + _checksum(data))
 
-    def read(self, store: Store, columns: int) -> Shown:
+    def read(self, store: Store, keys: JoinKeys, columns: int) -> Shown:
         """The whole segment from its blocks."""
-        return concatenated([read_block(store, block, columns) for block in self.blocks()])
+        return concatenated([read_block(store, keys, block, columns) for block in self.blocks()])
 
 
 def packed(base: int, tick: int, shown: Shown) -> Block:
@@ -129,12 +128,12 @@ def _part(whole: Block, begin: int, end: int, size: int) -> Block:
     )
 
 
-def read_block(store: Store, block: int, columns: int, data: bytes | None = None) -> Shown:
+def read_block(store: Store, keys: JoinKeys, block: int, columns: int, data: bytes | None = None) -> Shown:
     """The block that begins with row ``block``; ``data`` where it has been read already.
 
     Raises ``StateDamagedError`` where it is not there: what memory knows of must be on disk.
     """
-    data = data or store.get(JOIN_SHOWN + row_number(block))
+    data = data or store.get(keys.shown + row_number(block))
     if data is None:
         raise StateDamagedError(store.path, f"impression {block} of the join is gone")
     with decoding(store.path, f"impression {block} of the join"):
@@ -164,7 +163,9 @@ def _checksum(data: bytes) -> bytes:
     return zlib.crc32(data).to_bytes(_CHECKSUM, "little")
 
 
-def stored(store: Store, columns: int, payloads: Payloads) -> Iterator[tuple[Segment, Shown, Bits]]:
+def stored(
+    store: Store, keys: JoinKeys, columns: int, payloads: Payloads
+) -> Iterator[tuple[Segment, Shown, Bits]]:
     """Every segment on disk, in order, with its rows and masks; ``open``, with its payload, where it has one.
 
     Raises ``StateDamagedError`` where parts do not fit together.
@@ -172,8 +173,8 @@ def stored(store: Store, columns: int, payloads: Payloads) -> Iterator[tuple[Seg
     folder = store.path
     blocks: list[Shown] = []
     masks, segments, base, end = b"", 0, 0, -1
-    for key, value in store.scan(JOIN_SHOWN):
-        name = key[len(JOIN_SHOWN) :]
+    for key, value in store.scan(keys.shown):
+        name = key[len(keys.shown) :]
         whole = False
         with decoding(folder, f"segment {name.hex()} of the join"):
             block = int.from_bytes(name, "big")
@@ -181,7 +182,7 @@ def stored(store: Store, columns: int, payloads: Payloads) -> Iterator[tuple[Seg
             if end not in (-1, block):
                 raise ValueError(f"it does not follow impression {end}")
             if not blocks:
-                base, masks = block, store.get(JOIN_MASKS + name) or b""
+                base, masks = block, store.get(keys.masks + name) or b""
             blocks.append(shown)
             end = block + len(shown)
             if end - base > len(masks):
@@ -198,6 +199,6 @@ def stored(store: Store, columns: int, payloads: Payloads) -> Iterator[tuple[Seg
         if whole:
             yield segment, concatenated(blocks), np.frombuffer(masks, dtype=np.uint8)
             blocks, segments = [], segments + 1
-    masked = sum(1 for _ in store.keys(JOIN_MASKS))
+    masked = sum(1 for _ in store.keys(keys.masks))
     if blocks or masked != segments:
         raise StateDamagedError(folder, f"{masked} segments of the join have masks, {segments} are whole")

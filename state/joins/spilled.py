@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from features.events import IntArray
 from state.joins.columns import Shown
 from state.joins.segments import Segment, read_block
-from state.keys import JOIN_SHOWN, row_number
+from state.keys import JoinKeys, row_number
 from state.row_index import HashArray, RowIndex
 from state.store import Store
 
@@ -21,8 +21,11 @@ BLOCKS_A_READ = 64
 class Spilled:
     """Looks ids up among the spilled rows. ``segment_of`` gives the segment of a row's number."""
 
-    def __init__(self, store: Store, columns: int, segment_of: Callable[[int], Segment]) -> None:
+    def __init__(
+        self, store: Store, keys: JoinKeys, columns: int, segment_of: Callable[[int], Segment]
+    ) -> None:
         self._store = store
+        self._keys = keys
         self._columns = columns
         self._segment_of = segment_of
         self._index = RowIndex()
@@ -77,9 +80,13 @@ class Spilled:
     def _blocks(self, wanted: Sequence[int]) -> list[Shown]:
         """Blocks by the number of their first row."""
         missing = [block for block in wanted if block not in self._cache]
-        data = self._store.get_many([JOIN_SHOWN + row_number(block) for block in missing]) if missing else []
+        data = (
+            self._store.get_many([self._keys.shown + row_number(block) for block in missing])
+            if missing
+            else []
+        )
         read = {
-            block: read_block(self._store, block, self._columns, value)
+            block: read_block(self._store, self._keys, block, self._columns, value)
             for block, value in zip(missing, data, strict=True)
         }
         found = [read[block] if block in read else self._cache[block] for block in wanted]

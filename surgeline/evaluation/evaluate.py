@@ -298,7 +298,7 @@ def _evaluation(
     request: Request,
 ) -> Evaluation:
     engine = run.engine
-    join, totals = engine.join.counts, engine.totals
+    join, totals = engine.joins.counts, engine.totals
     tally = getattr(log, "tally", None)
     label_ms = round(engine.scenario.times.label_window_s * 1000)
     counts = Counts(

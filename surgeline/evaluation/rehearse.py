@@ -132,7 +132,7 @@ class Rehearsal:
     def report(self) -> RehearsalReport:
         """What was done since the start."""
         engine = self.engine
-        totals, join = engine.totals, engine.join.counts
+        totals, join = engine.totals, engine.joins.counts
         return RehearsalReport(
             events=totals.events,
             impressions=join.impressions,

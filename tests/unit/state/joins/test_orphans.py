@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from state.joins.columns import Actions, JoinCounts, Shown
 from state.joins.join import Join
 from state.joins.orphans import MAX_ORPHANS, Orphans
+from state.keys import JoinKeys
 from state.store import Batch, Store
 
 TICK, WINDOW, LIMIT = 1000, 1000, 4000
@@ -133,7 +134,7 @@ def test_a_restart_changes_nothing_of_who_makes_room(store: Store, steps: list[A
 
 def test_an_orphan_takes_less_than_half_a_kilobyte_and_gives_it_back(store: Store) -> None:
     """Also where they do not expire but find their impression in the next tick, for hours."""
-    orphans = Orphans(store, limit=20_000)
+    orphans = Orphans(store, JoinKeys.of(0), limit=20_000)
     tracemalloc.start()
     try:
         begin = tracemalloc.get_traced_memory()[0]
