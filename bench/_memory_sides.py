@@ -35,7 +35,7 @@ from serving.feature_view import FeatureView
 from state.feature_table import FeatureTable, Moment
 from state.joins.join import Join
 from state.joins.orphans import MAX_ORPHANS, Orphans
-from state.keys import JOIN_SHOWN, ROWS
+from state.keys import JOIN_SHOWN, ROWS, JoinKeys
 from state.memory import FreedMemory
 from state.store import Batch, Store
 from stream.columns import shown_columns
@@ -166,7 +166,7 @@ def plain(rows: int) -> Result:
 def orphans(rows: int) -> Result:
     """Actions that wait for their impression."""
     with store() as where:
-        waiting = Orphans(where, limit=rows)
+        waiting = Orphans(where, JoinKeys.of(0), limit=rows)
         before = resident()
         for n in range(rows):
             waiting.wait(f"impression-{n:012d}", 1, START + n, START + LIMIT_MS + n // 1000 * TICK_MS, 0)

@@ -112,7 +112,7 @@ class Laboratory:
         """End the worker cleanly; the join's counts over its life."""
         assert self.worker.stop() == 0
         with Store(self.worker.state_folder) as store:
-            return Engine(self.scenario, store, Trunk.empty()).join.counts
+            return Engine(self.scenario, store, Trunk.empty()).joins.counts
 
     def end(self) -> None:
         """Whatever its state, for clean-up."""

@@ -383,7 +383,7 @@ def kept(scenario: Scenario, folder: Path, worker_id: str = "0") -> Kept:
 
 
 def _kept(engine: Engine) -> Kept:
-    counts = engine.join.counts
+    counts = engine.joins.counts
     shown = remembered(engine)
     user = engine.plan.remembered.index("user_id")
     return Kept(
@@ -403,7 +403,7 @@ def _kept(engine: Engine) -> Kept:
 def remembered(engine: Engine) -> list[Shown]:
     """The impressions that the join has written, a tick's together."""
     columns = len(engine.plan.remembered)
-    return [segment.read(engine.store, columns) for segment in engine.join._segments]
+    return [segment.read(engine.store, columns) for segment in engine.joins._segments]
 
 
 def key_of(*parts: str) -> int:

@@ -65,9 +65,9 @@ class Held:
             engine = Engine(scenario, store, Trunk.empty(), worker.worker_id)
             ids = [one for shown in remembered(engine) for one in shown.ids]
             self.counted = Counter(ids)
-            self.impressions = engine.join.counts.impressions
-            self.positives = engine.join.counts.positives
-            self.duplicates = engine.join.counts.duplicate_impressions
+            self.impressions = engine.joins.counts.impressions
+            self.positives = engine.joins.counts.positives
+            self.duplicates = engine.joins.counts.duplicate_impressions
             self.done_twice = engine.totals.done_twice
             self.rewound = engine.totals.rewound
             self.lost = engine.totals.lost

@@ -46,7 +46,7 @@ def test_a_worker_learns_what_the_rehearsal_learned(
 
     with Store(worker.state_folder) as store:
         engine = Engine(scenario, store, Trunk.empty(), worker.worker_id)
-        counts = engine.join.counts
+        counts = engine.joins.counts
         assert (counts.samples, counts.positives) == (expected.samples, expected.positives)
         assert engine.totals.late == 0
         assert engine.totals.behaviours_read == expected.behaviours > 50

@@ -98,7 +98,7 @@ def left_before_publishing(scenario: Scenario, broker: str, folder: Path) -> int
             engine.ingest(source, records, T0 + 10**9)
         engine.advance()
         engine.checkpoint()
-        return engine.join.counts.impressions
+        return engine.joins.counts.impressions
 
 
 def test_a_worker_of_a_whole_sale_starts_again_in_the_middle_of_a_backlog(

@@ -143,7 +143,7 @@ def test_older_logs_through_a_broker_are_what_their_rehearsal_says(
         engine = Engine(scenario, store, Trunk.empty(), worker.worker_id)
         assert engine.totals.older_logs == 2
         assert engine.totals.late >= 3000
-        assert engine.join.counts.positives == expected.positives
+        assert engine.joins.counts.positives == expected.positives
         assert engine.weights_digest() == expected.weights_digest
         assert engine.panel.metrics() == expected.metrics
 

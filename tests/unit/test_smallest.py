@@ -153,7 +153,7 @@ def learn(folder: Path, logs: Logs) -> tuple[str, Any, Published]:
         tick()
     tick()
     assert published == stored(engine.features, store)
-    result = engine.digest(), (engine.join.counts, engine.totals.late), published
+    result = engine.digest(), (engine.joins.counts, engine.totals.late), published
     store.close()
     return result
 

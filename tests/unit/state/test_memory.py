@@ -135,12 +135,12 @@ def test_after_two_million_impressions_and_the_join_limit_memory_is_near_what_it
                 second(number, 100_000)
                 most = max(most, rss())
             print("peak", most)
-            assert len(engine.join) > 2_000_000
+            assert len(engine.joins) > 2_000_000
             for number in range(90, 170):
                 second(number, 1_000)
                 time.sleep(0.02)
             print("after", rss())
-            assert len(engine.join) < 70_000
+            assert len(engine.joins) < 70_000
     """)
     assert megabytes["peak"] > megabytes["before"] + 300, "else the test shows nothing"
     assert megabytes["after"] < megabytes["before"] + 180, megabytes

@@ -85,7 +85,7 @@ def test_whatever_the_clocks_say_every_event_is_learned_once(
                     lagging = None
             for _ in range(60):
                 one.second(logs, seconds=6)
-            counts, totals = one.engine.join.counts, one.engine.totals
+            counts, totals = one.engine.joins.counts, one.engine.totals
             assert counts.impressions == counts.samples == number
             assert totals.impressions_read == number, "each is taken once"
             assert totals.actions_read == len(logs[SOURCES[2]]) + len(logs[SOURCES[3]])

@@ -76,13 +76,13 @@ def test_honest_events_are_learned_in_time_beside_events_290_s_ahead(
             one.kill()
         closed = max(second - 3 - WITHIN_TICKS, 0)
         # Impressions of the seconds 0 to closed-1 have closed their label by now.
-        if one.engine.join.counts.samples < 2 * closed:
+        if one.engine.joins.counts.samples < 2 * closed:
             learned_late.append(second)
         fast_impressions = sum(source.kind == 0 for source in fast)
         early = 2 * (second + 1) if second < 308 else 2 * (second + 1) + fast_impressions
-        assert one.engine.join.counts.impressions <= early, "nothing is learned before its time"
+        assert one.engine.joins.counts.impressions <= early, "nothing is learned before its time"
     assert learned_late == []
-    totals, join = one.engine.totals, one.engine.join.counts
+    totals = one.engine.totals
     assert totals.ahead == len(fast)
     said = [notice.text for notice in one.engine.notices.all() if notice.kind == "fast_clock"]
     assert restart or (len(said) == len(fast) and all("290 s ahead" in text for text in said))
@@ -90,8 +90,8 @@ def test_honest_events_are_learned_in_time_beside_events_290_s_ahead(
     expected = 2 * 330 + sum(source.kind == 0 for source in fast)
     for _ in range(15):
         one.second(logs)
-    assert join.impressions == expected
-    assert one.engine.join.counts.samples == expected
+    assert one.engine.joins.counts.impressions == expected
+    assert one.engine.joins.counts.samples == expected
     assert one.engine.timeline.waiting_ahead == 0
 
 
@@ -105,11 +105,11 @@ def test_a_fast_event_and_then_silence(sale: Any, shown: Any, done: Any) -> None
     honest_second(write, shown, done, 1, 9_500)
     for _ in range(8):
         one.second(logs)
-    assert (one.engine.join.counts.impressions, one.engine.join.counts.samples) == (4, 4)
+    assert (one.engine.joins.counts.impressions, one.engine.joins.counts.samples) == (4, 4)
     assert one.engine.timeline.waiting_ahead == 1
     for _ in range(300):
         one.second(logs)
-    assert (one.engine.join.counts.impressions, one.engine.join.counts.samples) == (5, 5)
+    assert (one.engine.joins.counts.impressions, one.engine.joins.counts.samples) == (5, 5)
 
 
 def test_more_parked_events_than_are_kept_count_at_the_clocks_time(
@@ -126,7 +126,7 @@ def test_more_parked_events_than_are_kept_count_at_the_clocks_time(
     for _ in range(12):
         one.second(logs)
     assert (one.engine.totals.ahead, one.engine.timeline.waiting_ahead) == (7, 3)
-    assert one.engine.join.counts.samples == 2 + 4
+    assert one.engine.joins.counts.samples == 2 + 4
 
 
 @pytest.mark.parametrize("behind_s", [20, 200, 3600])
@@ -143,8 +143,8 @@ def test_a_slow_clock_is_late_alone(sale: Any, shown: Any, done: Any, behind_s: 
         write(Source(1, 1), done(2 * second + 1, at + 100 - late, user="u1"))
         one.second(logs)
         if second > 15:
-            assert one.engine.join.counts.samples >= 2 * (second - 3 - WITHIN_TICKS) - 12, second
-    assert one.engine.join.counts.positives >= 2 * 45
+            assert one.engine.joins.counts.samples >= 2 * (second - 3 - WITHIN_TICKS) - 12, second
+    assert one.engine.joins.counts.positives >= 2 * 45
     assert one.engine.totals.late > 0
     (late,) = [notice.text for notice in one.engine.notices.all() if notice.kind == "late"]
     assert "slow clock" in late
@@ -160,5 +160,5 @@ def test_a_promise_from_a_fast_clock_does_not_stop_time(sale: Any, shown: Any, d
         one.second(logs)
     for _ in range(10):
         one.second(logs)
-    assert one.engine.join.counts.impressions == 80
-    assert one.engine.join.counts.samples >= 2 * 20
+    assert one.engine.joins.counts.impressions == 80
+    assert one.engine.joins.counts.samples >= 2 * 20

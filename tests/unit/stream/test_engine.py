@@ -217,9 +217,9 @@ def test_an_action_without_impression_changes_no_count(rig: MakeRig, shown: Any,
     one = rig(features=FEATURES)
     one.feed(shown(1, 0), done(99, 10), until=2_000)
     assert counts_of(one, "everything", "") == {"impression": 1}
-    assert one.engine.join.counts.orphans_waiting == 1
+    assert one.engine.joins.counts.orphans_waiting == 1
     one.feed(until=20_000)
-    assert (one.engine.join.counts.orphans_expired, one.engine.join.counts.orphans_waiting) == (1, 0)
+    assert (one.engine.joins.counts.orphans_expired, one.engine.joins.counts.orphans_waiting) == (1, 0)
 
 
 def test_duplicates_count_once(rig: MakeRig, shown: Any, done: Any) -> None:
@@ -227,7 +227,7 @@ def test_duplicates_count_once(rig: MakeRig, shown: Any, done: Any) -> None:
     one.feed(shown(1, 0), shown(1, 0), shown(1, 700), done(1, 10), done(1, 20), until=2_000)
     one.feed(shown(1, 2_500), done(1, 2_600), until=4_000)
     assert counts_of(one, "item_id", "x") == {"impression": 1, "click": 1}
-    join = one.engine.join.counts
+    join = one.engine.joins.counts
     assert (join.duplicate_impressions, join.duplicate_actions) == (3, 2)
     assert one.engine.totals.actions_by_kind["click"] == 1
 
@@ -380,7 +380,7 @@ def test_learners_begin_where_they_are_told_to(rig: MakeRig, shown: Any, done: A
     # Seven seconds are ten impressions, and one tick has some of both sides.
     assert sum(observed) == 20 and one.engine.panel.samples == 10
     assert elapsed[0] == 1
-    assert one.engine.join.counts == other.engine.join.counts
+    assert one.engine.joins.counts == other.engine.joins.counts
     assert list(one.engine.features.state(0)) == list(other.engine.features.state(0))
     assert one.inputs == other.inputs
     assert one.engine.weights_digest() != other.engine.weights_digest()

@@ -40,7 +40,7 @@ def outcome(rig: Any) -> Outcome:
         "digest": engine.digest(),
         "weights": engine.weights_digest(),
         "totals": engine.totals,
-        "join": engine.join.counts,
+        "join": engine.joins.counts,
         "metrics": engine.panel.metrics(),
         "labels": engine.labels_until,
         "offsets": rig.next,

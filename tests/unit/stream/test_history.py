@@ -14,6 +14,7 @@ import pytest
 
 from contracts.scenario import Scenario, Times
 from models.deep.trunk import Trunk
+from state.joins.columns import JoinCounts
 from state.store import Store
 from stream.engine import Engine
 from stream.history import History, LiveView
@@ -36,7 +37,8 @@ def test_a_view_is_of_one_moment(engine: Engine, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(engine.panel, "metrics", asked_meanwhile)
     for version, impressions in enumerate((0, 10, 30), start=1):
-        engine.version, engine.join.counts.impressions = version, impressions
+        engine.version = version
+        engine.joins.restore({0: JoinCounts(impressions=impressions)})
         history.record(engine, 0, version)
     assert seen[0] is None
     pairs = [(view.moments[-1].version, view.totals["impressions"]) for view in seen[1:] if view]

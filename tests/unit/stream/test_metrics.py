@@ -25,6 +25,7 @@ from clients.connection import Connection
 from contracts.scenario import Scenario, Times
 from contracts.weights import LearnerMetrics
 from models.deep.trunk import Trunk
+from state.joins.columns import JoinCounts
 from state.store import Store
 from stream.engine import Engine
 from stream.metrics import RECENT_S, WorkerMetrics
@@ -158,8 +159,11 @@ async def test_every_counter_goes_on_after_a_restart_and_never_falls(scenario: S
     for second in range(1, 6):
         for name in ("late", "ahead", "older_logs", "rewound", "lost", "done_twice", "ticks"):
             setattr(engine.totals, name, 100 * second)
-        engine.join.counts.impressions = engine.join.counts.samples = 1000 * second
-        engine.join.counts.duplicate_actions = engine.join.counts.orphans_expired = second
+        events = 1000 * second
+        counts = JoinCounts(
+            impressions=events, samples=events, duplicate_actions=second, orphans_expired=second
+        )
+        engine.joins.restore({0: counts})
         engine.panel.samples = 900 * second
         runtime._refused = [(scenario.topics.actions, 0, SimpleNamespace())] * 7  # type: ignore[list-item]
         await runtime.tick(None)
@@ -315,7 +319,8 @@ def test_a_scrape_amid_a_tick_is_of_one_checkpoint(engine: Engine, monkeypatch: 
 
     monkeypatch.setattr(engine.panel, "window_metrics", asked)
     before = counters(registry)
-    engine.join.counts.impressions = engine.totals.late = 5
+    engine.joins.restore({0: JoinCounts(impressions=5)})
+    engine.totals.late = 5
     metrics.follow(engine)
     assert meanwhile == [before]
     assert counters(registry) != before

@@ -54,13 +54,13 @@ def test_what_does_not_depend_on_the_trunk_goes_on(
     assert len(before) > 5
     restart(one, trunks[1])
     engine = one.engine
-    assert engine.join.counts.impressions == 4
+    assert engine.joins.counts.impressions == 4
     assert engine.version == 1
     assert list(one.store.scan(ROWS)) == before
     # Remembered impressions still drop duplicates and take their actions.
     one.feed(shown(3, 6_100), done(4, 6_200, user="v"), until=7_000)
-    assert engine.join.counts.duplicate_impressions == 1
-    assert engine.join.counts.actions == 3
+    assert engine.joins.counts.duplicate_impressions == 1
+    assert engine.joins.counts.actions == 3
 
 
 def test_open_impressions_are_not_learned_from_and_counted(
@@ -71,7 +71,7 @@ def test_open_impressions_are_not_learned_from_and_counted(
     closed: list[int] = []
     one.engine.observer = lambda tick, samples: closed.append(len(samples.labels))
     one.feed(shown(5, 6_500), until=20_000)
-    totals, counts = one.engine.totals, one.engine.join.counts
+    totals, counts = one.engine.totals, one.engine.joins.counts
     assert closed == [1]
     assert (totals.unlearned, counts.samples, counts.impressions) == (2, 3, 5)
     assert one.engine.panel.samples == 1

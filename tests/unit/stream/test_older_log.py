@@ -36,7 +36,7 @@ def run(rig: Any, logs: Any, steps: list[Any]) -> dict[str, Any]:
         "digest": engine.digest(),
         "weights": engine.weights_digest(),
         "totals": engine.totals,
-        "join": engine.join.counts,
+        "join": engine.joins.counts,
         "metrics": engine.panel.metrics(),
         "labels": engine.labels_until,
         "done": engine.done_until,
@@ -114,10 +114,10 @@ def test_an_old_log_does_not_become_one_tick_with_everything_in_memory(
             for source in SOURCES:
                 rig.read(logs, source, 50)
             rig.engine.advance()
-            join = rig.engine.join.counts
+            join = rig.engine.joins.counts
             most_open = max(most_open, join.impressions - join.samples)
         rig.engine.advance()
-        assert rig.engine.join.counts.samples == 3100
+        assert rig.engine.joins.counts.samples == 3100
     # 12 s of 3,000 impressions, of which a label window of 3 s and a lateness of 1 s are open.
     assert most_open < 1800
 
@@ -168,11 +168,11 @@ def test_after_a_pause_an_older_log_is_learned_within_seconds(
     minute(write, shown, done, 0, 1_000_000)
     for _ in range(20 + pause_s):
         one.second(logs)
-    assert one.engine.join.counts.samples == 120
+    assert one.engine.joins.counts.samples == 120
     minute(write, shown, done, 1000, 1_000_000 - 1000 * back_s)
     for _ in range(20):
         one.second(logs)
-    counts = one.engine.join.counts
+    counts = one.engine.joins.counts
     assert (counts.impressions, counts.samples, counts.positives) == (240, 240, 240)
     assert one.engine.totals.late == 240 and one.engine.totals.older_logs == 1
 
@@ -187,7 +187,7 @@ def test_a_pause_makes_nothing_late_that_goes_on(live: Any, shown: Any, done: An
     minute(write, shown, done, 1000, 1_070_000)
     for _ in range(12):
         one.second(logs)
-    counts = one.engine.join.counts
+    counts = one.engine.joins.counts
     assert (counts.samples, counts.positives, one.engine.totals.late) == (240, 240, 0)
 
 
@@ -202,10 +202,10 @@ def test_one_event_that_is_behind_is_learned_at_once_also_when_nothing_else_come
     write(SOURCES[0], shown(5000, 1_059_000 - 1000 * behind_s))
     for _ in range(2):
         one.second(logs)
-    assert one.engine.join.counts.impressions == 121, "within two ticks"
+    assert one.engine.joins.counts.impressions == 121, "within two ticks"
     for _ in range(12):
         one.second(logs)
-    assert one.engine.join.counts.samples == 121
+    assert one.engine.joins.counts.samples == 121
     assert one.engine.totals.late == 1 and one.engine.totals.older_logs == 0
 
 
@@ -225,11 +225,11 @@ def test_old_events_beside_live_ones_are_late_and_stop_nobody(live: Any, shown: 
                 write(Source(1, 0), done(10 * second + 2 + k, at - 1_499_000 + k, user="u2"))
         one.second(logs)
         behind.append(
-            2 * (second + 1) + 4 * max(0, min(second, 59) - 19) - one.engine.join.counts.impressions
+            2 * (second + 1) + 4 * max(0, min(second, 59) - 19) - one.engine.joins.counts.impressions
         )
     for _ in range(15):
         one.second(logs)
-    counts = one.engine.join.counts
+    counts = one.engine.joins.counts
     assert (counts.impressions, counts.samples) == (180 + 160, 180 + 160)
     assert counts.positives >= 180 + 130
     assert one.engine.totals.older_logs == 0 and one.engine.totals.late == 320
@@ -249,7 +249,7 @@ def test_live_traffic_after_an_older_log_is_live(live: Any, shown: Any, done: An
         one.second(logs)
     for _ in range(12):
         one.second(logs)
-    assert one.engine.join.counts.samples == 300
+    assert one.engine.joins.counts.samples == 300
     assert one.engine.totals.late == 240, "live events are on time"
     assert one.engine.done_until >= one.T0 + 2_040_000
 
@@ -270,5 +270,5 @@ def test_a_partition_without_a_past_is_measured_by_the_watermark(live: Any, show
     write(quiet, shown(5001, 1_059_000))
     for _ in range(12):
         one.second(logs)
-    assert one.engine.join.counts.samples == 62
+    assert one.engine.joins.counts.samples == 62
     assert one.engine.totals.older_logs == 0

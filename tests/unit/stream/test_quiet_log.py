@@ -63,7 +63,7 @@ def test_empty_seconds_and_a_full_buffer_cost_nothing(rig: Callable[..., Any], s
         pieces.feed(events[n], *(one for one in clicks if one.impression_id == f"i{n}"), until=at + 5_000)
     pieces.feed(until=end)
     assert digest(pieces) == digest(whole)
-    assert whole.engine.join.counts.samples == len(events)
+    assert whole.engine.joins.counts.samples == len(events)
 
 
 def test_a_full_minute_is_taken_in_short_steps(rig: Callable[..., Any], shown: Any) -> None:

