@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from aiokafka.errors import KafkaError
+from faust.types import TP
 from prometheus_client import CollectorRegistry
 
 from clients.connection import Connection
@@ -115,6 +116,47 @@ async def test_a_tick_beside_one_that_publishes_loses_no_row_and_breaks_none(run
     await asyncio.gather(timer, rebalance)
     assert publisher(runtime).items() == ["x1", "x2", "x3", "x4"]
     assert publisher(runtime).versions == [1, 2]
+
+
+class Behind:
+    """A consumer with so much to read, of which nothing is at its end."""
+
+    def __init__(self, lag: int) -> None:
+        self.waiting = lag
+        self.commits = 0
+
+    def lag(self, tp: TP) -> int:
+        return self.waiting
+
+    def at_end(self, tp: TP) -> None: ...
+
+    async def commit(self) -> None:
+        self.commits += 1
+
+
+async def test_in_a_backlog_not_every_tick_is_a_checkpoint_but_the_last_one_is(runtime: Runtime) -> None:
+    """Also required: memory that holds more rows than it may is brought below the bound at once."""
+    runtime._owned = {TP(SCENARIO.topics.impressions, 0)}
+    rows, consumer = runtime.engine.features, Behind(10**9)
+    rows._cached_rows = 1000
+    await shown(runtime, 1)
+    await runtime.tick(consumer)
+    assert (publisher(runtime).versions, consumer.commits) == ([], 0)
+    rows._cached_rows = 1
+    await runtime.tick(consumer)
+    assert (publisher(runtime).versions, consumer.commits) == ([1], 1)
+    rows._cached_rows = 1000
+    await shown(runtime, 2)
+    await runtime.tick(consumer)
+    assert publisher(runtime).versions == [1]
+    consumer.waiting = 0
+    await runtime.tick(consumer)
+    assert publisher(runtime).versions == [1, 2], "it has caught up"
+    await shown(runtime, 3)
+    consumer.waiting = 10**9
+    await runtime.tick(consumer, last=True)
+    assert publisher(runtime).versions == [1, 2, 3]
+    assert publisher(runtime).items() == ["x1", "x2", "x3"]
 
 
 async def test_rows_of_before_an_older_log_do_not_make_those_after_it_complete(runtime: Runtime) -> None:

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream.resume import Place
-from stream.transport import ANSWER_S, Consumer, PartitionBatch, batch_topic
+from stream.transport import ANSWER_S, FETCH_WAIT_MS, HELD_WAIT_S, Consumer, PartitionBatch, batch_topic
 
 BATCHED, PLAIN = TP("batched", 0), TP("plain", 0)
 OTHER = TP("batched", 1)
@@ -423,6 +423,7 @@ async def test_what_is_committed_bears_the_owners_note(
     consumer.app.offsets = Owner()
     made = consumer._thread._create_worker_consumer(None)
     assert made._isolation_level == "read_committed"
+    assert made._fetch_max_wait_ms == FETCH_WAIT_MS
     await made.commit({TopicPartition("batched", 2): OffsetAndMetadata(7, "")})
     assert sent == [{TopicPartition("batched", 2): (7, "done by us, 2")}]
     # The same offset again: its note may say more.
@@ -445,6 +446,30 @@ async def test_partitions_that_the_owner_holds_back_are_not_fetched(
     consumer.app.offsets = Owner()
     await consumer._wait_next_records(0.1)
     assert asked == [{BATCHED, OTHER}, {BATCHED}]
+
+
+async def test_a_wait_for_some_partitions_is_short_while_others_may_be_wanted_again(
+    consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Failure: a second's wait for partitions that are at their end, while the engine has run out of the
+    others' events, which lie fetched: a backlog of three topics took half as long again."""
+    waited: list[float] = []
+
+    async def getmany(**asked: Any) -> dict[TP, list[Fetched]]:
+        waited.append(asked["timeout"])
+        return {}
+
+    monkeypatch.setattr(consumer, "_get_active_partitions", lambda: {BATCHED, OTHER})
+    monkeypatch.setattr(consumer, "_getmany", getmany)
+    consumer.flow_active = True
+    await consumer._wait_next_records(1.0)
+    consumer.on_buffer_full(OTHER)
+    await consumer._wait_next_records(1.0)
+    consumer.on_buffer_drop(OTHER)
+    await consumer._wait_next_records(1.0)
+    consumer.app.offsets = Owner()
+    await consumer._wait_next_records(1.0)
+    assert waited == [1.0, HELD_WAIT_S, 1.0, HELD_WAIT_S]
 
 
 # -- the end of a partition
