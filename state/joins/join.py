@@ -329,13 +329,17 @@ class Join:
             self._begin_at(counts.impressions)
         self._orphans.restore()
 
-    def state(self) -> Iterator[bytes]:
-        """The content of the join in a fixed order, for digests; segments are read back one by one."""
+    def remembered(self) -> Iterator[tuple[Segment, Shown]]:
+        """All segments with their impressions, the oldest first; what is on disk only is read back."""
         for segment in self._segments:
             if segment.base >= self._recent.base:
-                shown = self._recent.rows(segment.base, segment.end)
+                yield segment, self._recent.rows(segment.base, segment.end)
             else:
-                shown = segment.read(self._store, self._keys, self._columns)
+                yield segment, segment.read(self._store, self._keys, self._columns)
+
+    def state(self) -> Iterator[bytes]:
+        """The content of the join in a fixed order, for digests; segments are read back one by one."""
+        for segment, shown in self.remembered():
             yield msgspec.msgpack.encode(packed(segment.base, segment.tick, shown))
             yield self._masks.rows(segment.base, segment.end).tobytes()
             if segment.inputs is not None and segment.predictions is not None:

@@ -199,6 +199,12 @@ class Joins:
         for partition, one in counts.items():
             self._of(partition).restore(one)
 
+    def remembered(self) -> Iterator[Shown]:
+        """All impressions, by partition, a tick's together; what is on disk only is read back."""
+        for _, join in sorted(self._joins.items()):
+            for _, shown in join.remembered():
+                yield shown
+
     def state(self, partition: int | None = None) -> Iterator[bytes]:
         """The content of all joins, or of one partition's, in a fixed order, for digests."""
         for number, join in sorted(self._joins.items()):

@@ -401,9 +401,8 @@ def _kept(engine: Engine) -> Kept:
 
 
 def remembered(engine: Engine) -> list[Shown]:
-    """The impressions that the join has written, a tick's together."""
-    columns = len(engine.plan.remembered)
-    return [segment.read(engine.store, columns) for segment in engine.joins._segments]
+    """The impressions that the joins have written, a tick's together."""
+    return list(engine.joins.remembered())
 
 
 def key_of(*parts: str) -> int:
