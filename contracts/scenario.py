@@ -77,7 +77,8 @@ class Topics(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tr
 class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):
     """Event-time rules, all in seconds.
 
-    ``tick_s``: how often the engine learns, checkpoints and publishes.
+    ``tick_s``: how often the engine learns, checkpoints and publishes (far behind, it takes a checkpoint
+    every few seconds).
     ``label_window_s``: an impression becomes a sample this long after it was shown; clicks until then
     decide its label. ``join_limit_s``: an impression is remembered this long for later actions and for
     dropping duplicates, and an action waits this long for its impression. ``lateness_s``: how far the
