@@ -78,7 +78,7 @@ class Scrapes:
 
     def longest_down(self) -> int:
         """The most rows in a row in which one worker did not answer."""
-        silent = {name: 0 for name in self._workers}
+        silent = dict.fromkeys(self._workers, 0)
         longest = 0
         for row in list(self.rows):
             for name, samples in row.items():
