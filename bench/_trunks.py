@@ -53,11 +53,6 @@ def trained(samples: Samples, folder: Path, kind: str, scenario: Scenario) -> Tr
     return load_trunk(folder)
 
 
-def of_ids(samples: Samples) -> Samples:
-    """Without features: what the first edition's trunk read."""
-    return Samples(samples.columns, samples.clicked)
-
-
 def without_time(scenario: Scenario) -> Scenario:
     """``scenario`` less those of its features that count seconds since something."""
     features = {

@@ -122,7 +122,7 @@ def _sides(
         say("training the trunks")
         samples = _trunks.samples_before(events, begin, scenario)
         trunk = _trunks.trained(samples, Path(name) / "trunk", "network", scenario)
-        ids = _trunks.trained(_trunks.of_ids(samples), Path(name) / "ids", "network", scenario)
+        ids = _trunks.trained(samples.of_ids(), Path(name) / "ids", "network", scenario)
     say(f"the engine over {events.height:,} events")
     engine = run(events, shown["impression_id"].to_list(), scenario, trunk, begin)
     clicked = engine.clicked

@@ -96,8 +96,9 @@ class Times(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=Tru
 
     @property
     def closing_ms(self) -> int:
-        """How far behind the last event a watermark closes every label; rounded up, not to fall short."""
-        return math.ceil((self.label_window_s + self.lateness_s + self.tick_s) * 1000.0)
+        """How far behind the last event a watermark closes every label, which is with the tick after it."""
+        tick, window = round(self.tick_s * 1000), round(self.label_window_s * 1000)
+        return tick + -(-window // tick) * tick + math.ceil(self.lateness_s * 1000.0)
 
 
 class State(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, frozen=True):

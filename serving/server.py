@@ -170,7 +170,10 @@ class _Server:
         waiting = [feed.topic for feed in feeds if not feed.ready.is_set()]
         if waiting:
             return _json(503, {"status": "reading", "topics": waiting})
-        return _json(200, {"status": "ready", "version": self.scorer.snapshot.version})
+        # Topics that hold nothing are read at once: a trunk that reads features knows nothing without rows.
+        rows = sum(self.scorer.view.rows().values())
+        version = self.scorer.snapshot.version
+        return _json(200, {"status": "ready", "version": version, "feature_rows": rows})
 
     async def prometheus(self, _: web.Request) -> web.Response:
         return web.Response(body=self.metrics.render(), headers={"Content-Type": "text/plain; version=0.0.4"})

@@ -182,10 +182,10 @@ class Engine:
         return ticks
 
     def _open_until(self) -> int:
-        """Event time (ms) at which everything that is buffered or open will have closed."""
+        """Event time (ms) of the tick with which everything that is buffered or open will have closed."""
         due, closes = self.timeline.due(), self.joins.last_close()
         last = NEVER if due is None else (due[1] // self.tick_ms + 1) * self.tick_ms
-        return max(last, NEVER if closes is None else closes)
+        return max(last, NEVER if closes is None else -(-closes // self.tick_ms) * self.tick_ms)
 
     def _chunk_end(self, boundary: int) -> int:
         due = self.timeline.due()

@@ -227,7 +227,7 @@ class Runtime:
         """
         if self._engine is None:
             return {}
-        return {source: consumer.at_end(self._tp(source)) for source in self._engine.timeline.sources()}
+        return {source: consumer.ended_at(self._tp(source)) for source in self._engine.timeline.sources()}
 
     def _align(self) -> None:
         timeline = self.engine.timeline
@@ -304,9 +304,9 @@ class Runtime:
             self._unsent = sending | self._unsent
 
     def _advance(self, ends: Mapping[Source, float | None]) -> int:
-        engine, now = self.engine, time.monotonic()
+        engine = self.engine
         for source, ended in ends.items():
-            engine.timeline.set_at_end(source, ended is not None, now if ended is None else ended)
+            engine.timeline.set_ended(source, ended)
         ran = engine.advance(ADVANCE_BUDGET_S)
         self._align()
         return ran

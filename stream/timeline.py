@@ -175,22 +175,22 @@ class Timeline:
             if lane.parked:
                 lane.release(now, now_ms, self._reached)
 
-    def set_at_end(self, source: Source, at_end: bool, now: float) -> None:
-        """Whether everything that the broker had of a source at ``now`` has been put here.
+    def set_ended(self, source: Source, at: float | None) -> None:
+        """Everything that the broker had of a source ``at`` that time has been put here; None: not so.
 
-        ``now`` is when the broker said so: what it got since then is not known. Silence counts from the
-        moment that it is known, and up to the last one: a broker that did not answer may have had events.
+        What it got since then is not known. Silence counts from the moment that it is known, and up to the
+        last one: a broker that did not answer may have had events.
         """
         lane = self._lanes.get(source)
         if lane is None:
             return
-        if at_end and not lane.at_end:
-            lane.heard = max(lane.heard, now)
-        if at_end:
-            if now - lane.ended_at >= max(UNSEEN_SHARE * self._idle_s, UNSEEN_LEAST_S):
-                lane.target_since = now
-            lane.ended_at = max(lane.ended_at, now)
-        lane.at_end = at_end
+        if at is not None:
+            if not lane.at_end:
+                lane.heard = max(lane.heard, at)
+            if at - lane.ended_at >= max(UNSEEN_SHARE * self._idle_s, UNSEEN_LEAST_S):
+                lane.target_since = at
+            lane.ended_at = max(lane.ended_at, at)
+        lane.at_end = at is not None
 
     def watermark(self, now: float, open_until: int = NEVER) -> int:
         """Event time (ms) up to which the input is complete; goes back only from one pass to the next.

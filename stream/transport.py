@@ -251,7 +251,7 @@ class Consumer(driver.Consumer):
         state = self._fetch_state(tp)
         return None if state is None else max(int(_readable_end(state) - state.position), 0)
 
-    def at_end(self, tp: TP) -> float | None:
+    def ended_at(self, tp: TP) -> float | None:
         """When the broker said last that the partition ends where it was read to (monotonic seconds).
 
         None where there is more, where agents are not done with all of it, and while the broker does not

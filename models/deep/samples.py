@@ -69,6 +69,10 @@ class Samples:
             self.features_hash,
         )
 
+    def of_ids(self) -> Samples:
+        """Without real-time features: for a trunk that reads ids, context and place alone."""
+        return Samples(self.columns, self.clicked)
+
     def held_out(self, share: float) -> tuple[Samples, Samples]:
         """All but the newest ``share`` of the rows, and those; all rows twice where there is only one."""
         n = len(self)

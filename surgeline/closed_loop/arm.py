@@ -15,9 +15,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,76 +31,13 @@ from models.online.metrics import ProgressiveMetrics
 from replay.player import prepare
 from replay.produce import Sender, partitions_of
 from replay.records import to_records
-from replay.simulate import Double11, Double11Config, Regret, Requests
+from replay.simulate import Double11, Regret, Requests
 from replay.simulate.live import LiveRank, ScorerClient, Watched
-from replay.simulate.policy import Objective, make_rank
+from replay.simulate.policy import make_rank
+from surgeline.closed_loop.plan import SCENARIO, SCORED, SETTINGS, Plan
 from surgeline.local.broker import free_port
 from surgeline.local.services import environment, fetch, serving_argv, worker_argv
 
-Name = Literal["frozen", "live", "oracle", "random", "logged"]
-NAMES: tuple[str, ...] = get_args(Name)
-#: Arms that a scorer ranks; of these, ``live`` learns.
-SCORED = ("frozen", "live")
-
-SCENARIO = """\
-name = "closed-{run}-{arm}"
-trunk = {trunk}
-
-[topics]
-impressions = "closed-{run}-{arm}-impressions"
-actions = "closed-{run}-{arm}-actions"
-behaviours = "closed-{run}-{arm}-behaviours"
-dead_letter = "closed-{run}-{arm}-dead-letter"
-weights = "closed-{run}-{arm}-weights"
-features = "closed-{run}-{arm}-features"
-partitions = 2
-
-{settings}"""
-#: What a trunk is trained for, and every arm has.
-SETTINGS = """\
-[times]
-label_window_s = 3.0
-lateness_s = 0.5
-join_limit_s = 120.0
-
-[learners]
-half_life_s = 600.0
-
-# Four minutes stand for a night of eight hours: what is an hour there is half a minute here.
-[[features.counts]]
-keys = ["everything"]
-half_lives_s = [10, 60]
-velocities = ["impression"]
-
-[[features.counts]]
-keys = ["item_id"]
-half_lives_s = [10, 60, 600]
-velocities = ["impression"]
-parent = ["category_id"]
-
-[[features.counts]]
-keys = ["category_id"]
-half_lives_s = [10, 60, 600]
-
-[[features.counts]]
-keys = ["user_id"]
-half_lives_s = [60, 600]
-
-[[features.counts]]
-keys = ["user_id", "category_id"]
-half_lives_s = [600]
-
-[[features.counts]]
-keys = ["position"]
-half_lives_s = [60, 600]
-
-[[features.recency]]
-as = ["seconds", "count"]
-
-[[features.session]]
-
-[[features.price]]
-"""
 #: Clicks later than this after the last impressions are not seen: those do not count for predictions.
 SETTLE_S = 10.0
 START_S = 90.0
@@ -109,20 +45,6 @@ START_S = 90.0
 
 class ClosedLoopError(SurgelineError, RuntimeError):
     """The loop cannot go on; the message says which part, and where its log is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What all arms share. ``from_s``: where the loop begins, seconds after the night's start. ``name`` is
-    part of every topic's, so that a broker that stays does not bring in an earlier loop's events."""
-
-    config: Double11Config
-    from_s: float
-    speed: float
-    folder: Path
-    bootstrap: str
-    name: str
-    objective: Objective = "clicks"
 
 
 class Freshness(msgspec.Struct, kw_only=True):
@@ -352,7 +274,7 @@ class Arm:
 
     async def _start(self, stack: ExitStack) -> None:
         """Serving, and for a learning arm a worker; ready when this returns."""
-        trunk = json.dumps(str(self.plan.folder / "trunk"))
+        trunk = json.dumps(str(self.plan.folder / SCORED[self.name]))
         self._scenario.write_text(
             SCENARIO.format(run=self.plan.name, arm=self.name, trunk=trunk, settings=SETTINGS),
             encoding="utf-8",

@@ -1,6 +1,6 @@
 """``surgeline closed-loop``: a simulated night whose slates the engine ranks while it learns from them.
 
-A trunk is trained on the evening before, ranked by the logging policy of the same world. Then the same night
+Trunks are trained on the evening before, ranked by the logging policy of the same world. Then the same night
 is ranked by each arm: the frozen trunk, the live scorer that a worker updates every second, and the oracle.
 One table says what each won, and what it lost against the best slates of the same candidates.
 """
@@ -14,7 +14,6 @@ import secrets
 import shutil
 import signal
 import sys
-import tomllib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,18 +26,18 @@ from rich.table import Table
 
 from clients.connection import forget_security
 from contracts.errors import SurgelineError
-from contracts.scenario import Scenario, home
+from contracts.scenario import home
 from contracts.weights import LearnerMetrics
+from models.deep.manifest import Training
 
 if TYPE_CHECKING:
     from replay.simulate import Double11Config
     from replay.simulate.policy import Objective
-    from surgeline.closed_loop.arm import Freshness, Outcome, Plan
+    from surgeline.closed_loop.arm import Freshness, Outcome
+    from surgeline.closed_loop.plan import Plan
 
 #: The loop begins at this part of the night; 00:00 is its middle.
 EVENING_SHARE = 0.4
-#: Impressions of the evening that the trunk is trained on.
-EVENING_IMPRESSIONS = 60_000
 #: Wall-clock seconds between two rankings.
 CELL_WALL_S = 0.5
 INTERRUPTED = 130
@@ -50,15 +49,14 @@ class ArmsError(SurgelineError, ValueError):
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """What ``--json`` writes."""
+    """What ``--json`` writes; ``trunks`` by name, none where no arm is scored by one."""
 
     minutes: float
     rate: float
     seed: int
     speed: float
     objective: str
-    trunk_auc: float | None
-    trunk_rows: int
+    trunks: dict[str, Training]
     arms: list[Any]
 
 
@@ -75,7 +73,7 @@ def say(text: str = "") -> None:
     "--rate", type=click.FloatRange(10, 5000), default=300.0, show_default=True, help="Impressions/s."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=7, show_default=True)
-@click.option("--arms", default="frozen,live,oracle", show_default=True, help="Also: random, logged.")
+@click.option("--arms", default="frozen,live,oracle", show_default=True, help="Also: unfed, random, logged.")
 @click.option(
     "--objective",
     type=click.Choice(("clicks", "revenue")),
@@ -105,6 +103,7 @@ def command(
     json_file: Path | None,
 ) -> None:
     """A simulated night, ranked by the frozen model, by the live one, and by an oracle."""
+    from surgeline.closed_loop.plan import SCORED
     from surgeline.local.broker import Broker, free_port
 
     names = parse_arms(arms)
@@ -120,7 +119,7 @@ def command(
     try:
         with ExitStack() as stack:
             bootstrap = os.environ.get("KAFKA_BOOTSTRAP", "")
-            if not bootstrap and {"frozen", "live"} & set(names):
+            if not bootstrap and any(name in SCORED for name in names):
                 forget_security()
                 bootstrap = stack.enter_context(Broker("embedded", free_port(), folder / "broker")).bootstrap
             report = run(names, config, speed, folder, bootstrap, objective)
@@ -142,7 +141,7 @@ def parse_arms(text: str) -> list[str]:
     >>> parse_arms("live, oracle,frozen")
     ['oracle', 'frozen', 'live']
     """
-    from surgeline.closed_loop.arm import NAMES
+    from surgeline.closed_loop.plan import NAMES
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     unknown = [name for name in names if name not in NAMES]
@@ -150,7 +149,7 @@ def parse_arms(text: str) -> list[str]:
         raise ArmsError(
             f"--arms has {', '.join(map(repr, unknown)) or 'none'}; allowed are {', '.join(NAMES)}"
         )
-    order = ("random", "logged", "oracle", "frozen", "live")
+    order = ("random", "logged", "oracle", "frozen", "unfed", "live")
     return [name for name in order if name in names]
 
 
@@ -180,17 +179,19 @@ def run(
     bootstrap: str,
     objective: Objective = "clicks",
 ) -> Report:
-    """Train on the evening, then run every arm."""
-    from surgeline.closed_loop.arm import Plan
+    """Train on the evening what the arms are scored by, then run every arm."""
+    from surgeline.closed_loop.evening import train_on_evening
+    from surgeline.closed_loop.plan import SCORED, Plan
 
     # On a cell's edge: the evening and the loop share no block.
     from_s = round(EVENING_SHARE * config.span_s / config.cell) * config.cell
     plan = Plan(config, from_s, speed, folder, bootstrap, secrets.token_hex(3), objective)
-    training = train_on_evening(plan)
-    say(
-        f"Trunk: trained on {training.rows:,} impressions of the evening, AUC "
-        f"{_or_dash(training.validation_auc, '.3f')} on its end"
-    )
+    trunks = train_on_evening(plan, sorted({SCORED[name] for name in names if name in SCORED}))
+    for name, training in trunks.items():
+        say(
+            f"{name}: trained on {training.rows:,} impressions of the evening, AUC "
+            f"{_or_dash(training.validation_auc, '.3f')} on its end"
+        )
     outcomes = asyncio.run(run_arms(names, plan))
     compare(outcomes)
     return Report(
@@ -199,38 +200,9 @@ def run(
         seed=config.seed,
         speed=speed,
         objective=objective,
-        trunk_auc=training.validation_auc,
-        trunk_rows=training.rows,
+        trunks=trunks,
         arms=outcomes,
     )
-
-
-def train_on_evening(plan: Plan) -> Any:
-    """A trunk in ``folder/trunk`` from the evening of the same world, as the logging policy showed it."""
-    import polars as pl
-
-    from models.deep.fitted import Options
-    from replay.simulate import Double11
-    from surgeline.closed_loop.arm import SETTINGS
-    from surgeline.train import train_on_frames
-
-    config = plan.config
-    shown = float(Double11(config).curve.expected(plan.from_s))
-    # More traffic in the same world: a model that serves has seen more than a few minutes of it.
-    busier = msgspec.structs.replace(config, rate=config.rate * EVENING_IMPRESSIONS / shown, regret=False)
-    end = config.start_ms + round(plan.from_s * 1000)
-    logs = []
-    for log, _ in Double11(busier).frames():
-        logs.append(log.filter(pl.col("event_time") < end))
-        if int(log["event_time"][-1]) >= end:
-            break
-    return train_on_frames(
-        logs,
-        plan.folder / "trunk",
-        "the evening",
-        scenario=msgspec.convert(tomllib.loads(SETTINGS), Scenario),
-        options=Options(hidden_size=32, epochs=10),
-    ).training
 
 
 async def run_arms(names: Sequence[str], plan: Plan) -> list[Outcome]:

@@ -227,6 +227,8 @@ def play(place: Place, path: Path, seconds: float) -> dict[str, int]:
         )
     if report.interrupted:
         raise _Interrupted
+    # A replay ends by closing its labels, ahead of the clock: what another one sends until then is late.
+    time.sleep(max(0.0, (report.watermark_ms or 0) / 1000.0 - time.time()))
     actions = ", ".join(f"{count:,} {name}" for name, count in sorted(report.by_action.items()))
     say(f"   sent {report.impressions:,} impressions; {actions} ({report.rate:,.0f} events/s)")
     return {"impressions": report.impressions, "actions": report.actions}

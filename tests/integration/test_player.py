@@ -103,8 +103,7 @@ async def test_a_consumer_reads_the_log(broker: str, scenario_factory: Callable[
     assert report.behaviours == info.behaviours == 4_000
     assert seen[-1].events == report.events == info.events
     assert (report.first_ms, report.last_ms) == (info.first_ms, info.last_ms)
-    behind = scenario.times.label_window_s + scenario.times.lateness_s + scenario.times.tick_s
-    assert report.watermark_ms == info.last_ms + round(behind * 1000)  # type: ignore[operator]
+    assert report.watermark_ms == info.last_ms + scenario.times.closing_ms  # type: ignore[operator]
     assert report.watermarks == 3 * scenario.topics.partitions
 
     sent: dict[str, list[tuple[int, str]]] = {kind: [] for kind in KINDS}

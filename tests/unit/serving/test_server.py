@@ -219,7 +219,7 @@ async def test_metrics_show_what_happened(client: Client, scorer: Scorer, make_w
 async def test_without_a_follower_a_scorer_is_ready(client: Client) -> None:
     """Embedded in another process, there is no topic to wait for."""
     assert (await client.get("/health")).status == 200
-    assert (await (await client.get("/ready")).json()) == {"status": "ready", "version": 0}
+    assert (await (await client.get("/ready")).json()) == {"status": "ready", "version": 0, "feature_rows": 0}
 
 
 async def test_until_the_topics_are_read_it_is_alive_and_not_ready(

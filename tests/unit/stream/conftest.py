@@ -112,8 +112,8 @@ class Rig:
         for source in self.next:
             left = len(logs[source]) - self.next[source]
             self.read(logs, source, left // 2 if source == lagging else 10**6)
-            at_end = self.next[source] == len(logs[source])
-            self.engine.timeline.set_at_end(source, at_end, self.clock.monotonic())
+            ended = self.next[source] == len(logs[source])
+            self.engine.timeline.set_ended(source, self.clock.monotonic() if ended else None)
         self.engine.advance()
         self.engine.checkpoint()
 

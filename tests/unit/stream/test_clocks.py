@@ -162,3 +162,25 @@ def test_a_promise_from_a_fast_clock_does_not_stop_time(sale: Any, shown: Any, d
         one.second(logs)
     assert one.engine.joins.counts.impressions == 80
     assert one.engine.joins.counts.samples >= 2 * 20
+
+
+@pytest.mark.parametrize("part_ms", [0, 150, 500, 999], ids="{} ms into a tick".format)
+@pytest.mark.parametrize("said", [False, True], ids=["in a silence", "by a closing watermark"])
+def test_a_label_window_that_is_no_multiple_of_the_tick_closes(
+    rig: Callable[..., Any], moved_clock: Any, shown: Any, part_ms: int, said: bool
+) -> None:
+    """Failure: labels that close between two ticks stay open for good where nothing follows."""
+    # With a watermark nothing is idle in these seconds: it alone must close the label.
+    times = TIMES | {"label_window_s": 1.5, "lateness_s": 0.3, "idle_s": 60.0 if said else 5.0}
+    one = rig(times=times, clock=moved_clock)
+    logs: dict[Source, list[Record]] = {source: [] for source in SOURCES}
+    one.assign(*SOURCES)
+    event = shown(1, part_ms)
+    logs[SOURCES[0]].append(Record(0, None, _encode(event)))
+    if said:
+        mark = Watermark(watermark=event.event_time + one.scenario.times.closing_ms)
+        for log in logs.values():
+            log.append(Record(len(log), None, _encode(mark)))
+    for _ in range(20):
+        one.second(logs)
+    assert one.engine.joins.counts.samples == 1

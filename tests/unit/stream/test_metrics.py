@@ -101,7 +101,7 @@ class _Consumer:
     def __init__(self, lags: dict[TP, int]) -> None:
         self.lags = lags
 
-    def at_end(self, tp: TP) -> float | None:
+    def ended_at(self, tp: TP) -> float | None:
         return None
 
     def lag(self, tp: TP) -> int | None:

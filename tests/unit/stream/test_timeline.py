@@ -49,7 +49,7 @@ def put(
 def silent(one: Timeline, now: float, *sources: Source, open_until: int = NEVER) -> int:
     """The watermark once the broker has said at ``now`` that it has no more of these."""
     for source in sources:
-        one.set_at_end(source, True, now)
+        one.set_ended(source, now)
     return one.watermark(now, open_until)
 
 
@@ -98,7 +98,7 @@ def test_a_silent_source_holds_back_until_it_is_known_to_be_at_its_end() -> None
     put(one, A, [2000])
     put(one, B, [8000], now=9.0)
     assert one.watermark(10.0) == 1000
-    one.set_at_end(A, True, 0.0)
+    one.set_ended(A, 0.0)
     assert silent(one, 11.0, A) == 7000
 
 
@@ -106,7 +106,7 @@ def test_after_a_silence_of_all_the_first_to_speak_does_not_leave_the_others_beh
     one = timeline(A, B)
     for source in (A, B):
         put(one, source, [1000], now=0.0)
-        one.set_at_end(source, True, 0.0)
+        one.set_ended(source, 0.0)
     put(one, B, [9000], first=1, now=100.0)
     assert one.watermark(100.1) < 8000, "A was silent as long as B and may have as much to say"
     assert silent(one, 102.0, A) == 8000
@@ -116,7 +116,7 @@ def test_at_its_end_a_source_still_holds_back_until_it_has_been_silent_long_enou
     one = timeline(A, B)
     put(one, A, [2000], now=10.0)
     put(one, B, [8000], now=10.0)
-    one.set_at_end(A, True, 0.0)
+    one.set_ended(A, 0.0)
     assert silent(one, 11.9, A) == 1000
     assert silent(one, 12.0, A) == 7000
 
@@ -127,9 +127,9 @@ def test_what_the_broker_said_before_is_no_silence_since() -> None:
     """
     one = timeline(A, B)
     for source in (A, B):
-        one.set_at_end(source, True, 0.0)
+        one.set_ended(source, 0.0)
     put(one, B, [500_000], now=10.0)
-    one.set_at_end(A, True, 10.5)
+    one.set_ended(A, 10.5)
     assert one.watermark(60.0, LATER) < 499_000, "A may have got as much since then"
     put(one, A, [2000], now=61.0)
     assert one.watermark(61.0) == 1000
@@ -141,12 +141,12 @@ def test_where_all_are_silent_the_watermark_moves_on_with_the_wall_clock() -> No
     put(one, A, [2000], now=1.0)
     put(one, B, [8000], now=2.0)
     for source in (A, B):
-        one.set_at_end(source, True, 0.0)
+        one.set_ended(source, 0.0)
     assert silent(one, 3.9, A, B, open_until=LATER) == 7000
     # From when they were heard last: the clock has gone on while it was not known that they are silent.
     assert silent(one, 4.0, A, B, open_until=LATER) == 9000
     assert silent(one, 9.5, A, B, open_until=LATER) == 14_500
-    one.set_at_end(A, False, 0.0)
+    one.set_ended(A, None)
     assert one.watermark(9.5, LATER) == 14_500
 
 
@@ -154,7 +154,7 @@ def test_in_a_silence_time_stands_once_everything_has_closed() -> None:
     """Failure: after a pause of an hour, what comes next is an hour late, and waits for as long."""
     one = timeline(A)
     put(one, A, [8000])
-    one.set_at_end(A, True, 0.0)
+    one.set_ended(A, 0.0)
     assert silent(one, IDLE, A, open_until=12_000) == 9000
     assert one.watermark(now=IDLE + 3600.0, open_until=12_000) == 12_000
     assert one.watermark(now=IDLE + 7200.0, open_until=NEVER) == 12_000
@@ -166,10 +166,10 @@ def test_an_outage_is_no_silence() -> None:
     """Failure: while the broker does not answer, time runs on, and all that waited behind it comes late."""
     one = timeline(A)
     put(one, A, [10_000])
-    one.set_at_end(A, True, 0.0)
-    one.set_at_end(A, False, 1.0)
+    one.set_ended(A, 0.0)
+    one.set_ended(A, None)
     assert one.watermark(now=100.0) == 10_000 - LATENESS
-    one.set_at_end(A, True, 100.0)
+    one.set_ended(A, 100.0)
     assert one.watermark(now=100.0 + IDLE / 2) == 10_000 - LATENESS
     assert silent(one, 100.0 + IDLE + 2.0, A, open_until=LATER) == 10_000 - LATENESS + 4_000
 
@@ -183,16 +183,16 @@ def test_in_an_outage_no_clock_is_found_slow() -> None:
     put(one, A, [20_000], now=0.0)
     assert one.watermark(0.0) == 9000
     for source in (A, B):
-        one.set_at_end(source, True, 0.1)
-        one.set_at_end(source, False, 0.5)
+        one.set_ended(source, 0.1)
+        one.set_ended(source, None)
     assert one.watermark(IDLE + 1.0) == 9000
     for source in (A, B):
-        one.set_at_end(source, True, 20.0)
+        one.set_ended(source, 20.0)
     put(one, A, [25_000], first=1, now=20.0)
     assert one.watermark(20.0) == 9000
     # What is known again counts again: B is at its end all the time, and does not get on.
     for tenth in range(200, 200 + round(IDLE * 10) + 1):
-        one.set_at_end(B, True, tenth / 10)
+        one.set_ended(B, tenth / 10)
         put(one, B, [10_000 + tenth], first=tenth, now=tenth / 10)
         assert one.watermark(tenth / 10) < 20_000 or tenth / 10 >= 20.0 + IDLE
     assert one.watermark(20.0 + IDLE) == 24_000
@@ -200,7 +200,7 @@ def test_in_an_outage_no_clock_is_found_slow() -> None:
 
 def test_without_any_event_silence_moves_nothing() -> None:
     one = timeline(A)
-    one.set_at_end(A, True, 0.0)
+    one.set_ended(A, 0.0)
     assert one.watermark(1e6) == NEVER
 
 
@@ -251,7 +251,7 @@ def test_a_revoked_source_drops_its_buffer_and_no_longer_counts() -> None:
     assert one.sources() == [A]
     assert one.buffered == 1
     assert one.watermark(0.0) == 4000
-    one.set_at_end(B, True, 0.0)
+    one.set_ended(B, 0.0)
 
 
 # -- holding back
@@ -287,8 +287,8 @@ def test_what_holds_the_watermark_is_never_held_back(
         put(one, source, times, first=ends[source])
         ends[source] += len(times)
     for source in at_end:
-        one.set_at_end(source, True, 0.0)
-        one.set_at_end(source, True, now)
+        one.set_ended(source, 0.0)
+        one.set_ended(source, now)
     held = one.ahead(limit)
     before = one.watermark(now)
     for source in held:
@@ -357,10 +357,10 @@ def test_after_a_restart_the_watermark_waits_for_open_events_to_be_read_again() 
 def test_open_events_that_the_topic_no_longer_has_do_not_stop_time() -> None:
     again = Timeline(LATENESS, IDLE, LAYOUTS, HORIZON, TICK)
     again.assign(A, Position(end=9, open_ranges=[(3, 4)], newest=5000, promised=NEVER), 0.0)
-    again.set_at_end(A, True, 0.0)
+    again.set_ended(A, 0.0)
     assert silent(again, IDLE, A) == 4000
     put(again, A, [9000], first=20)
-    again.set_at_end(A, False, 0.0)
+    again.set_ended(A, None)
     assert again.position(A).open_ranges == [(20, 20)]
     assert again.watermark(IDLE) == 8000
 

@@ -488,7 +488,7 @@ async def test_no_partition_is_at_its_end_while_a_batch_of_the_same_fetch_is_han
     monkeypatch.setattr(consumer, "highwater", lambda tp: 2)
 
     async def answer(_: float) -> Any:
-        assert consumer.at_end(BATCHED) is None, "the fetcher has it, and it is on its way"
+        assert consumer.ended_at(BATCHED) is None, "the fetcher has it, and it is on its way"
         return {BATCHED: records(0, 1), OTHER: records(0, 1)}, {BATCHED, OTHER}
 
     monkeypatch.setattr(consumer, "_wait_next_records", answer)
@@ -496,10 +496,10 @@ async def test_no_partition_is_at_its_end_while_a_batch_of_the_same_fetch_is_han
     async for tp, message in consumer.getmany(0.1):
         if tp == BATCHED:
             consumer.ack(message)
-            assert consumer.at_end(BATCHED) and not consumer.at_end(OTHER)
+            assert consumer.ended_at(BATCHED) and not consumer.ended_at(OTHER)
         else:
             consumer.ack(message)
-            assert consumer.at_end(OTHER)
+            assert consumer.ended_at(OTHER)
 
 
 async def test_an_end_is_known_while_the_broker_answers(
@@ -509,20 +509,20 @@ async def test_an_end_is_known_while_the_broker_answers(
     now = time.time() * 1000.0
     state = SimpleNamespace(position=5, highwater=5, lso=5, timestamp=now)
     monkeypatch.setattr(consumer, "_fetch_state", lambda tp: state)
-    assert consumer.at_end(BATCHED) is None, "what was fetched up to there is still on its way here"
+    assert consumer.ended_at(BATCHED) is None, "what was fetched up to there is still on its way here"
     consumer._taken[BATCHED] = 5
-    assert consumer.at_end(BATCHED)
+    assert consumer.ended_at(BATCHED)
     # What came since the answer is not known: it says when it was.
     state.timestamp = now - 1000.0
-    said = consumer.at_end(BATCHED)
+    said = consumer.ended_at(BATCHED)
     assert said is not None and said <= time.monotonic() - 1.0
     state.timestamp = now - 2000.0 * ANSWER_S
-    assert not consumer.at_end(BATCHED)
+    assert not consumer.ended_at(BATCHED)
     state.timestamp, state.highwater, state.lso = now, 6, 6
-    assert not consumer.at_end(BATCHED)
+    assert not consumer.ended_at(BATCHED)
     # An open transaction: what is in it and behind it cannot be read yet, and nothing waits for it.
     state.lso = 5
-    assert consumer.at_end(BATCHED)
+    assert consumer.ended_at(BATCHED)
     assert consumer.lag(BATCHED) == 0
 
 
