@@ -128,7 +128,7 @@ class Behind:
     def lag(self, tp: TP) -> int:
         return self.waiting
 
-    def at_end(self, tp: TP) -> None: ...
+    def ended_at(self, tp: TP) -> None: ...
 
     async def commit(self) -> None:
         self.commits += 1
